@@ -1,0 +1,49 @@
+/* Row kernels: loops over rows whose body is a short SSA program over columns.
+ *
+ * In: a run of adjacent instructions of one function (one instruction, or one group made by a fusion pass), all of one
+ * row space (ir/rows.h). Out: a kernel, printed as C and as CUDA from the same structure, and the list of values its
+ * operands are bound to. Equal kernels are one: the name is a hash of the printed body.
+ */
+#ifndef MOEC_KERNEL_H
+#define MOEC_KERNEL_H
+
+#include "ir/ir.h"
+
+typedef struct Kernel Kernel; /* private to codegen/kernel_*.c */
+
+typedef struct KernelSet {
+  Arena *arena;
+  Kernel **kernels; /* arena vector, distinct, in order of first use */
+} KernelSet;
+
+typedef enum OperandRole { OPERAND_INPUT, OPERAND_OUTPUT, OPERAND_SCRATCH } OperandRole;
+
+typedef struct KernelOperand {
+  OperandRole role;
+  ValueId value;         /* NO_VALUE for scratch */
+  int64_t scratch_bytes; /* OPERAND_SCRATCH */
+} KernelOperand;
+
+typedef struct KernelCall {
+  Kernel *kernel;
+  KernelOperand *operands; /* arena vector, in the order of the kernel's pointers */
+  int64_t rows;            /* static bound */
+  ValueId extent;          /* offsets value whose last entry is the number of live rows, or NO_VALUE */
+} KernelCall;
+
+/* What the memory plan knows about values before kernels are made. */
+typedef struct ValueLayout {
+  const int64_t *ld;        /* by ValueId: elements between rows (the columns, or more for a column slice) */
+  const uint32_t *last_use; /* by ValueId: index of the last instruction that reads it; UINT32_MAX: a result */
+} ValueLayout;
+
+/* Lowers insts[first..last] of `f`. Values used behind `last` become outputs; the others stay in registers. */
+KernelCall *kernel_lower(KernelSet *set, const Func *f, uint32_t first, uint32_t last, const ValueLayout *layout);
+
+const char *kernel_name(const Kernel *k);
+const char *kernel_c(const Kernel *k);    /* one C function, without the prelude */
+const char *kernel_cuda(const Kernel *k); /* one CUDA translation unit body, without the prelude */
+const char *kernel_prelude_c(void);       /* vectorisable exp, log, tanh, Philox, ... and runtime/kernel_abi.h */
+const char *kernel_prelude_cuda(void);
+
+#endif
