@@ -18,10 +18,12 @@ typedef struct KernelSet {
 
 typedef enum OperandRole { OPERAND_INPUT, OPERAND_OUTPUT, OPERAND_SCRATCH } OperandRole;
 
+/* Inputs, outputs, scratch, and last, in kernels that draw random numbers, the run's seed: an input without a value. */
 typedef struct KernelOperand {
   OperandRole role;
-  ValueId value;         /* NO_VALUE for scratch */
+  ValueId value;         /* NO_VALUE for scratch and for the seed */
   int64_t scratch_bytes; /* OPERAND_SCRATCH */
+  bool in_place; /* an output and an input that both say so may share memory, if dtype, rows, columns and ld agree */
 } KernelOperand;
 
 typedef struct KernelCall {
@@ -39,6 +41,24 @@ typedef struct ValueLayout {
 
 /* Lowers insts[first..last] of `f`. Values used behind `last` become outputs; the others stay in registers. */
 KernelCall *kernel_lower(KernelSet *set, const Func *f, uint32_t first, uint32_t last, const ValueLayout *layout);
+
+/* How to compile the emitted C, besides -march and the output: gcc vectorises the loops, IEEE semantics of NaN and
+ * infinities stay, and products are fused with sums only where the text says so. */
+#define KERNEL_C_FLAGS                                                                                                 \
+  "-std=gnu11 -O3 -fopenmp -fPIC -fno-math-errno -fno-trapping-math -ffp-contract=off -fno-semantic-interposition"
+
+/* CUDA launch of a kernel with `bound` rows: blocks = ceil(bound * rows_per_entry / rows_per_block), at least 1; its
+ * parameters are the operands' pointers, `const int *live` (the last entry of the offsets, or NULL) and `long long bound`
+ * (rows of dim 0). A kernel with finish_columns > 0 is followed by NAME_finish with the same parameters, a thread per
+ * column, 256 threads per block. */
+typedef struct KernelGeometry {
+  int threads;
+  int64_t rows_per_block, rows_per_entry;
+  int64_t columns_per_block; /* > 0: a single row, spread over blocks: blocks = ceil(columns / columns_per_block) */
+  int64_t columns;
+  int64_t finish_columns;
+} KernelGeometry;
+KernelGeometry kernel_geometry(const Kernel *k);
 
 const char *kernel_name(const Kernel *k);
 const char *kernel_c(const Kernel *k);    /* one C function, without the prelude */

@@ -182,6 +182,7 @@ typedef struct Func {
   Inst *insts;
   Result *results;
   const char **group_notes; /* index = group: history printed at the head of the group */
+  struct NameIndex *index;  /* build.c: finds values by name; a cache that repairs itself */
 } Func;
 
 typedef struct Param {
@@ -264,6 +265,7 @@ SymbolId module_add_symbol(Module *m, const void *scope, const char *name, int64
 Dim dim_number(int64_t n);
 Dim dim_symbol(SymbolId s);
 Dim dim_multiply(Dim a, Dim b);
+Dim dim_product(const Module *m, Dim a, Dim b); /* the same; a number where the product is no monomial plus constant */
 bool dim_divide(const Module *m, Dim a, Dim b, Dim *quotient); /* false when the values do not divide */
 Dim dim_add(const Module *m, Dim a, int64_t n);
 int64_t dim_value(const Module *m, Dim d);
@@ -342,6 +344,7 @@ void module_print(const Module *m, FILE *out);
 void func_print(const Func *f, FILE *out);
 char *type_text(const Func *f, Type t); /* "f32[N,D]" in the arena */
 char *dim_text(const Module *m, Dim d);
+char *schedule_text(Arena *arena, const Schedule *s); /* "linear(a,b,n);raw(v,v)", the runs of docs/plan.md */
 /* print(parse(text)) == text for every text that print makes. Errors as "name:line: what, expected what" by ir_fail. */
 Module *module_parse(Arena *arena, const char *name, const char *text);
 

@@ -1,0 +1,58 @@
+/* The C-style printer of kernel bodies and its two targets (codegen/kernel_*.c only).
+ *
+ * kernel_print.c prints what both targets share: names, addresses, expressions, the order of loops. A CStyle holds what
+ * differs: the function's frame, the loop over columns, how a reduction ends, how threads wait for each other.
+ */
+#ifndef MOEC_KERNEL_PRINT_H
+#define MOEC_KERNEL_PRINT_H
+
+#include "codegen/kernel_ir.h"
+
+typedef struct Printer Printer;
+
+typedef struct CStyle {
+  int64_t (*buffer_limit)(const KernelBody *body);
+  void (*open)(Printer *p);  /* signature, operands, up to the inside of the loop over rows */
+  void (*close)(Printer *p); /* ends the loop over rows, finishes column sums, ends the function */
+  /* Loop over columns. `reductions`: nodes it accumulates; NULL-terminated by NO_NODE. */
+  void (*open_columns)(Printer *p, int64_t columns, const uint32_t *reductions);
+  void (*close_columns)(Printer *p, int64_t columns, const uint32_t *reductions);
+  const char *buffer_element; /* of a kept vector at the loop's column: "c" or "k" */
+  const char *one_thread;     /* "if (lane == 0) " in front of a store of a scalar */
+  const char *call_arguments; /* what the whole-row functions get behind their own: ", lane" */
+  const char *call_template;  /* behind the name of a whole-row function: "<32>" */
+  void (*wait)(Printer *p);   /* until all threads of the row see what was stored in shared buffers */
+} CStyle;
+extern const CStyle kernel_style_cpu, kernel_style_cuda;
+
+struct Printer {
+  Arena *arena;
+  FILE *out;
+  const CStyle *style;
+  const KernelBody *body;
+  const LoopPlan *plan;
+  const char *name;
+  bool names;            /* the first user's names and lines, or none: the text that the hash is made of */
+  int indent;            /* in levels of two spaces */
+  const char **operand;  /* by operand: its pointer's name */
+  const char **node;     /* by node: of a scalar or of a vector's element */
+  const char **row;      /* by vector load, buffer, filled row: the name of its row */
+  const char **out_row;  /* by output: the name of its row */
+  const char **sum;      /* by output that is a column sum: the name of the block's sum */
+  const char **used;     /* arena vector of names taken */
+};
+
+/* The whole text of the kernel's function. */
+char *kernel_print(Arena *arena, const CStyle *style, const KernelBody *body, const char *name, bool names);
+
+/* For the styles. */
+void print_line(Printer *p, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void print_pragma(Printer *p, const char *format, ...) __attribute__((format(printf, 2, 3))); /* at the margin */
+const char *print_c_type(DType stored); /* "float", "int32_t", "uint16_t" */
+const char *print_register_type(DType computed);
+const char *print_comment(Printer *p, uint32_t operand); /* with its value's type and name */
+const Node *print_node(const Printer *p, uint32_t i);
+bool body_reduces(const KernelBody *body);     /* has reductions or whole-row nodes */
+int64_t body_row_cost(const KernelBody *body); /* operations per row, roughly */
+
+#endif

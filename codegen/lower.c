@@ -1,0 +1,221 @@
+/* Lowering: instructions become the steps of the plan.
+ *
+ * In: a module behind all passes. Out: per function, its steps in the order of the instructions, and a storage for
+ * every value. A group, or an instruction whose rule is `row`, becomes one row kernel; the rest becomes builtin steps
+ * (docs/plan.md). Holds afterwards: every step's operands have storages; offsets follow in plan_memory.
+ */
+#include "codegen/lower.h"
+
+#include <string.h>
+
+#include "ir/rows.h"
+
+const LowerRule lower_rule[OP_COUNT] = {
+#define OP(name, min, max, outputs, attributes, flags, stages, shape, gradient, flops, eval, lower, doc)               \
+  [OP_##name] = lower_##lower,
+#include "ir/ops.def"
+};
+
+int64_t type_rows(const Module *m, Type t) {
+  return row_shape(m, t).rows;
+}
+
+int64_t type_columns(const Module *m, Type t) {
+  return row_shape(m, t).columns;
+}
+
+Type lower_type(const Lower *l, ValueId v) {
+  return l->func->values[v].type;
+}
+
+Place lower_place(const Lower *l, ValueId v) {
+  const ValuePlace *place = &l->plan->values[v];
+  if (place->place.storage == NO_STORAGE)
+    ir_bug("%s: %%%s is read but has no place", l->func->name, l->func->values[v].name);
+  return place->place;
+}
+
+/* ---------------------------------------------------------------- building steps */
+
+Step step_begin(const char *keyword, uint32_t first_inst, uint32_t last_inst) {
+  return (Step){.keyword = keyword, .first_inst = first_inst, .last_inst = last_inst};
+}
+
+void step_number(Lower *l, Step *s, const char *key, int64_t number) {
+  vec_push(l->arena, s->fields, (Field){.kind = FIELD_NUMBER, .key = key, .number = number});
+}
+
+void step_real(Lower *l, Step *s, const char *key, double real) {
+  vec_push(l->arena, s->fields, (Field){.kind = FIELD_REAL, .key = key, .real = real});
+}
+
+void step_word(Lower *l, Step *s, const char *key, const char *word) {
+  vec_push(l->arena, s->fields, (Field){.kind = FIELD_WORD, .key = key, .word = word});
+}
+
+/* A constant is a literal in kernels; its memory is written only when something else reads it. */
+static void materialize(Lower *l, uint32_t storage) {
+  uint32_t inst = l->plan->storages[storage].fill;
+  if (inst == NO_INST)
+    return;
+  l->plan->storages[storage].fill = NO_INST;
+  const Inst *constant = &l->func->insts[inst];
+  Step s = step_begin("fill", inst, inst);
+  step_number(l, &s, "rows", 1);
+  step_number(l, &s, "columns", 1);
+  step_word(l, &s, "type", dtype_name(lower_type(l, constant->output[0]).dtype));
+  step_write(l, &s, "to", (Place){.storage = storage});
+  step_number(l, &s, "ldt", 1);
+  step_real(l, &s, "value", inst_float(constant, ATTRIBUTE_value, 0));
+  step_end(l, &s);
+}
+
+void step_read(Lower *l, Step *s, const char *key, Place place) {
+  materialize(l, place.storage);
+  vec_push(l->arena, s->fields, (Field){.kind = FIELD_READ, .key = key, .place = place});
+}
+
+void step_write(Lower *l, Step *s, const char *key, Place place) {
+  vec_push(l->arena, s->fields, (Field){.kind = FIELD_WRITE, .key = key, .place = place});
+}
+
+void step_count(Lower *l, Step *s, const char *key, int64_t number, ValueId extent) {
+  if (extent == NO_VALUE) {
+    step_number(l, s, key, number);
+    return;
+  }
+  Place place = lower_place(l, extent);
+  materialize(l, place.storage);
+  place.offset += (type_elements(l->module, lower_type(l, extent)) - 1) * (int64_t)dtype_size(DTYPE_I32);
+  vec_push(l->arena, s->fields, (Field){.kind = FIELD_COUNT, .key = key, .place = place});
+}
+
+void step_rows(Lower *l, Step *s, const char *key, Type type) {
+  step_count(l, s, key, type_rows(l->module, type), type.rank <= 2 ? type.extent : NO_VALUE);
+}
+
+void step_scratch(Lower *l, Step *s, const char *key, int64_t bytes) {
+  uint32_t storage = lower_storage(l, (Storage){.bytes = bytes, .value = NO_VALUE, .scratch = true});
+  step_write(l, s, key, (Place){.storage = storage});
+}
+
+void step_end(Lower *l, const Step *s) {
+  vec_push(l->arena, l->plan->steps, *s);
+}
+
+/* ---------------------------------------------------------------- functions */
+
+/* Reads by instructions and results; a value nobody reads has its own definition as last use. */
+static void find_last_uses(Lower *l) {
+  const Func *f = l->func;
+  l->last_use = arena_alloc(l->arena, (vec_len(f->values) + 1) * sizeof *l->last_use);
+  for (uint32_t v = 0; v < vec_len(f->values); v++)
+    l->last_use[v] = f->values[v].kind == VALUE_RESULT ? f->values[v].inst : 0;
+  for (uint32_t i = 0; i < vec_len(f->insts); i++) {
+    const Inst *inst = &f->insts[i];
+    for (int k = 0; k < inst->input_count; k++)
+      l->last_use[inst->input[k]] = i;
+    for (int k = 0; k < inst->output_count; k++) {
+      ValueId extent = lower_type(l, inst->output[k]).extent;
+      if (extent != NO_VALUE)
+        l->last_use[extent] = i;
+    }
+  }
+  for (uint32_t i = 0; i < vec_len(f->results); i++) {
+    ValueId extent = lower_type(l, f->results[i].value).extent;
+    l->last_use[f->results[i].value] = UINT32_MAX;
+    if (extent != NO_VALUE)
+      l->last_use[extent] = UINT32_MAX;
+  }
+}
+
+static bool is_read(const Lower *l, const Inst *inst, uint32_t index) {
+  for (int k = 0; k < inst->output_count; k++)
+    if (l->last_use[inst->output[k]] != index)
+      return true;
+  return false;
+}
+
+/* The loss of a function with gradients: what is made before it and read behind it is kept for the backward part. */
+static uint32_t find_loss(const Func *f) {
+  uint32_t loss = NO_INST;
+  bool gradients = false;
+  for (uint32_t i = 0; i < vec_len(f->results); i++) {
+    const Value *value = &f->values[f->results[i].value];
+    if (strcmp(f->results[i].label, "loss") == 0 && value->kind == VALUE_RESULT)
+      loss = value->inst;
+    gradients |= strncmp(f->results[i].label, "grad @", 6) == 0;
+  }
+  return gradients ? loss : NO_INST;
+}
+
+/* FLOPs as the trainer counts them: what every run costs, and what one selected expert-token pair adds. */
+static void count_work(Lower *l) {
+  const Func *f = l->func;
+  double pairs = 0;
+  int layers = 0;
+  for (uint32_t i = 0; i < vec_len(f->insts); i++) {
+    double none = flop_rule[f->insts[i].op](f, &f->insts[i], 0).flops;
+    l->plan->work += none;
+    pairs += flop_rule[f->insts[i].op](f, &f->insts[i], 1).flops - none;
+    layers += f->insts[i].op == OP_route;
+  }
+  l->plan->work_of_pair = layers ? pairs / layers : 0;
+}
+
+static FuncPlan lower_func(Plan *plan, const Func *f) {
+  FuncPlan out = {.func = f, .loss_inst = find_loss(f), .peak.step = NO_STEP};
+  Lower l = {.arena = plan->arena,
+             .module = plan->module,
+             .func = f,
+             .plan = &out,
+             .kernels = &plan->kernels,
+             .seed = NO_STORAGE};
+  find_last_uses(&l);
+  lower_places(&l);
+  for (uint32_t i = 0; i < vec_len(f->insts); i++) {
+    const Inst *inst = &f->insts[i];
+    uint32_t last = i;
+    if (inst->group != NO_GROUP)
+      while (last + 1 < vec_len(f->insts) && f->insts[last + 1].group == inst->group)
+        last++;
+    if (inst->group != NO_GROUP)
+      lower_kernel(&l, i, last);
+    else if (inst->op != OP_const && is_read(&l, inst, i))
+      lower_rule[inst->op](&l, i);
+    i = last;
+  }
+  lower_results(&l);
+  count_work(&l);
+  if (plan->keep_values)
+    for (uint32_t s = 0; s < vec_len(out.storages); s++)
+      out.storages[s].result |= !out.storages[s].scratch;
+  plan_memory(plan->arena, &out);
+  return out;
+}
+
+Plan *plan_lower(const Module *m, bool keep_values) {
+  Plan *plan = arena_alloc(m->arena, sizeof *plan);
+  plan->arena = m->arena;
+  plan->module = m;
+  plan->kernels.arena = m->arena;
+  plan->keep_values = keep_values;
+  for (uint32_t i = 0; i < vec_len(m->funcs); i++)
+    vec_push(plan->arena, plan->funcs, lower_func(plan, m->funcs[i]));
+  return plan;
+}
+
+int64_t plan_act_bytes(const Plan *plan) {
+  int64_t bytes = 0;
+  for (uint32_t i = 0; i < vec_len(plan->funcs); i++)
+    if (plan->funcs[i].act > bytes)
+      bytes = plan->funcs[i].act;
+  return bytes;
+}
+
+const FuncPlan *plan_find(const Plan *plan, const char *func) {
+  for (uint32_t i = 0; i < vec_len(plan->funcs); i++)
+    if (strcmp(plan->funcs[i].func->name, func) == 0)
+      return &plan->funcs[i];
+  return NULL;
+}

@@ -1,0 +1,81 @@
+/* Packaging of a trainer.
+ *
+ * In: named sections. Out: one executable file. The runtime's bytes are part of moec's own executable.
+ */
+#include "codegen/package.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "runtime/payload.h"
+
+enum { EXIT_ENVIRONMENT = 3 };
+
+extern const unsigned char moec_runtime_start[], moec_runtime_end[];
+
+_Noreturn void environment_fail(const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  fputs("moec: ", stderr);
+  vfprintf(stderr, format, arguments);
+  fputc('\n', stderr);
+  va_end(arguments);
+  exit(EXIT_ENVIRONMENT);
+}
+
+static uint64_t fnv1a_64(const char *data, size_t size) {
+  uint64_t hash = UINT64_C(0xcbf29ce484222325);
+  for (size_t i = 0; i < size; i++)
+    hash = (hash ^ (unsigned char)data[i]) * UINT64_C(0x100000001b3);
+  return hash;
+}
+
+static void store_u64(unsigned char *to, uint64_t value) {
+  for (int i = 0; i < 8; i++)
+    to[i] = (unsigned char)(value >> 8 * i);
+}
+
+/* Runtime, sections, index, trailer; false at the first write that failed. */
+static bool write_all(Arena *arena, FILE *out, const PackageSection *sections) {
+  size_t offset = (size_t)(moec_runtime_end - moec_runtime_start);
+  const char *index = "";
+  bool good = fwrite(moec_runtime_start, 1, offset, out) == offset;
+  for (uint32_t i = 0; i < vec_len(sections) && good; i++) {
+    index = arena_print(arena, "%s%s %zu %zu\n", index, sections[i].name, offset, sections[i].size);
+    good = fwrite(sections[i].data, 1, sections[i].size, out) == sections[i].size;
+    offset += sections[i].size;
+  }
+  unsigned char trailer[PAYLOAD_TRAILER_SIZE];
+  size_t length = strlen(index);
+  memcpy(trailer, PAYLOAD_MAGIC, 8);
+  store_u64(trailer + 8, offset);
+  store_u64(trailer + 16, length);
+  store_u64(trailer + 24, fnv1a_64(index, length));
+  return good && fwrite(index, 1, length, out) == length && fwrite(trailer, 1, sizeof trailer, out) == sizeof trailer;
+}
+
+void package_write(Arena *arena, const char *path, const PackageSection *sections) {
+  struct stat status;
+  if (stat(path, &status) == 0 && !S_ISREG(status.st_mode))
+    environment_fail("%s: cannot write the trainer here: not a plain file", path);
+  const char *beside = arena_print(arena, "%s.new-%ld", path, (long)getpid());
+  FILE *out = fopen(beside, "wb");
+  if (!out)
+    environment_fail("%s: cannot write the trainer: %s", path, strerror(errno));
+  bool good = write_all(arena, out, sections);
+  good = fflush(out) == 0 && good && fsync(fileno(out)) == 0 && fchmod(fileno(out), 0755) == 0;
+  int error = errno;
+  good = fclose(out) == 0 && good;
+  if (good && rename(beside, path) == 0)
+    return;
+  if (good)
+    error = errno;
+  unlink(beside);
+  environment_fail("%s: cannot write the trainer: %s", path, strerror(error));
+}

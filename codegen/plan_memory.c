@@ -1,0 +1,186 @@
+/* The memory plan: where in the act arena every storage stands.
+ *
+ * In: the steps of a function and its storages. Out: first and last step of every storage, its kind and offset, the
+ * size of the arena, and what is live at its peak. Offsets: the largest storage first, each into the smallest gap among
+ * those that are live together with it. Holds afterwards, checked in every build: storages that are live at the same
+ * step share no byte, and no step reads what no earlier step wrote.
+ */
+#include "codegen/plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { STORAGE_ALIGN = 64 }; /* a cache line, and a vector register */
+
+const char *const storage_kind_name[STORAGE_KIND_COUNT] = {"arguments",       "results",          "saved for backward",
+                                                           "forward interim", "backward interim", "scratch"};
+
+static int64_t padded(int64_t bytes) {
+  int64_t size = (bytes + STORAGE_ALIGN - 1) / STORAGE_ALIGN * STORAGE_ALIGN;
+  return size ? size : STORAGE_ALIGN;
+}
+
+static bool in_act(const Storage *s) {
+  return s->space == SPACE_ACT && s->first != NO_STEP;
+}
+
+/* ---------------------------------------------------------------- liveness */
+
+static void touch(FuncPlan *plan, uint32_t step, const Field *field) {
+  Storage *s = &plan->storages[field->place.storage];
+  bool given = s->argument || s->space != SPACE_ACT;
+  if (field->kind != FIELD_WRITE && !given && (s->first == NO_STEP || s->first == step))
+    ir_bug("%s: step %u (%s) reads %%%s, which no earlier step wrote", plan->func->name, step,
+           plan->steps[step].keyword, s->value == NO_VALUE ? "scratch" : plan->func->values[s->value].name);
+  if (s->first == NO_STEP)
+    s->first = step;
+  s->last = step;
+}
+
+static void find_lives(FuncPlan *plan) {
+  uint32_t steps = vec_len(plan->steps);
+  for (uint32_t i = 0; i < steps; i++)
+    for (uint32_t k = 0; k < vec_len(plan->steps[i].fields); k++) {
+      const Field *field = &plan->steps[i].fields[k];
+      if (field->kind == FIELD_READ || field->kind == FIELD_WRITE || field->kind == FIELD_COUNT)
+        touch(plan, i, field);
+    }
+  for (uint32_t i = 0; i < vec_len(plan->storages); i++) {
+    Storage *s = &plan->storages[i];
+    if (s->argument) {
+      s->first = 0;
+      s->last = steps;
+    } else if (s->result && s->first != NO_STEP) {
+      s->last = steps;
+    }
+  }
+}
+
+static void find_kinds(FuncPlan *plan) {
+  uint32_t loss = NO_STEP; /* the step that makes it */
+  for (uint32_t i = 0; i < vec_len(plan->steps) && plan->loss_inst != NO_INST; i++)
+    if (plan->steps[i].first_inst <= plan->loss_inst && plan->steps[i].last_inst >= plan->loss_inst)
+      loss = i;
+  for (uint32_t i = 0; i < vec_len(plan->storages); i++) {
+    Storage *s = &plan->storages[i];
+    if (s->argument)
+      s->kind = STORAGE_ARGUMENT;
+    else if (s->result)
+      s->kind = STORAGE_RESULT;
+    else if (s->scratch)
+      s->kind = STORAGE_SCRATCH;
+    else if (loss == NO_STEP || s->last <= loss)
+      s->kind = STORAGE_FORWARD;
+    else
+      s->kind = s->first <= loss ? STORAGE_SAVED : STORAGE_BACKWARD;
+  }
+}
+
+/* ---------------------------------------------------------------- offsets */
+
+typedef struct Block {
+  int64_t size, offset;
+  uint32_t first, last, storage;
+} Block;
+
+static int compare_sizes(const void *a, const void *b) {
+  const Block *x = a, *y = b;
+  if (x->size != y->size)
+    return x->size > y->size ? -1 : 1;
+  return x->storage < y->storage ? -1 : x->storage > y->storage;
+}
+
+static bool live_together(const Block *a, const Block *b) {
+  return a->first <= b->last && b->first <= a->last;
+}
+
+/* The start of the smallest gap that holds `block` between the placed blocks live with it; placed: by offset. */
+static int64_t best_gap(const Block *placed, uint32_t count, const Block *block) {
+  int64_t end = 0, best = -1, best_size = INT64_MAX;
+  for (uint32_t i = 0; i < count; i++) {
+    if (!live_together(&placed[i], block))
+      continue;
+    int64_t gap = placed[i].offset - end;
+    if (gap >= block->size && gap < best_size) {
+      best = end;
+      best_size = gap;
+    }
+    if (placed[i].offset + placed[i].size > end)
+      end = placed[i].offset + placed[i].size;
+  }
+  return best >= 0 ? best : end;
+}
+
+static void insert_block(Block *placed, uint32_t count, Block block) {
+  uint32_t low = 0, high = count;
+  while (low < high) {
+    uint32_t middle = (low + high) / 2;
+    if (placed[middle].offset <= block.offset)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  memmove(&placed[low + 1], &placed[low], (count - low) * sizeof *placed);
+  placed[low] = block;
+}
+
+static void check_blocks(const FuncPlan *plan, const Block *placed, uint32_t count) {
+  for (uint32_t i = 0; i < count; i++)
+    for (uint32_t k = i + 1; k < count && placed[k].offset < placed[i].offset + placed[i].size; k++)
+      if (live_together(&placed[i], &placed[k]))
+        ir_bug("%s: the memory plan gives two live storages (%u and %u) the same bytes", plan->func->name,
+               placed[i].storage, placed[k].storage);
+}
+
+static void place_blocks(Arena *arena, FuncPlan *plan) {
+  uint32_t storages = vec_len(plan->storages), count = 0;
+  Block *blocks = arena_alloc(arena, (storages + 1) * sizeof *blocks);
+  for (uint32_t i = 0; i < storages; i++) {
+    const Storage *s = &plan->storages[i];
+    if (in_act(s))
+      blocks[count++] = (Block){.size = padded(s->bytes), .first = s->first, .last = s->last, .storage = i};
+  }
+  qsort(blocks, count, sizeof *blocks, compare_sizes);
+  Block *placed = arena_alloc(arena, (count + 1) * sizeof *placed);
+  for (uint32_t i = 0; i < count; i++) {
+    Block block = blocks[i];
+    block.offset = best_gap(placed, i, &block);
+    plan->storages[block.storage].offset = block.offset;
+    if (block.offset + block.size > plan->act)
+      plan->act = block.offset + block.size;
+    insert_block(placed, i, block);
+  }
+  check_blocks(plan, placed, count);
+}
+
+/* ---------------------------------------------------------------- peak */
+
+static void find_peak(Arena *arena, FuncPlan *plan) {
+  uint32_t steps = vec_len(plan->steps);
+  int64_t(*change)[STORAGE_KIND_COUNT] = arena_alloc(arena, (steps + 2) * sizeof *change);
+  for (uint32_t i = 0; i < vec_len(plan->storages); i++) {
+    const Storage *s = &plan->storages[i];
+    if (in_act(s)) {
+      change[s->first][s->kind] += padded(s->bytes);
+      change[s->last + 1][s->kind] -= padded(s->bytes);
+    }
+  }
+  int64_t live[STORAGE_KIND_COUNT] = {0};
+  for (uint32_t step = 0; step <= steps; step++) {
+    int64_t total = 0;
+    for (int kind = 0; kind < STORAGE_KIND_COUNT; kind++)
+      total += live[kind] += change[step][kind];
+    if (total > plan->peak.live) {
+      plan->peak.step = step;
+      plan->peak.live = total;
+      memcpy(plan->peak.by_kind, live, sizeof live);
+    }
+  }
+}
+
+void plan_memory(Arena *arena, FuncPlan *plan) {
+  find_lives(plan);
+  find_kinds(plan);
+  place_blocks(arena, plan);
+  find_peak(arena, plan);
+}

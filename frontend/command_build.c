@@ -1,0 +1,83 @@
+/* moec build: a model script becomes a trainer.
+ *
+ * In: a script. Out: one executable: the runtime with the plan, the kernels' source and objects, the IR before and
+ * behind the passes, the ledger and the forecast (design section 7).
+ */
+#include "frontend/command_build.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "codegen/compile.h"
+#include "codegen/package.h"
+#include "frontend/commands.h"
+#include "frontend/forecast.h"
+#include "frontend/model.h"
+#include "runtime/tokenizer.h"
+
+extern const unsigned char moec_shim_start[], moec_shim_end[]; /* opens SentencePiece for the trainer */
+
+static void add_text(Arena *arena, PackageSection **sections, const char *name, const char *text) {
+  vec_push(arena, *sections, (PackageSection){name, text, strlen(text)});
+}
+
+static const char *plan_text(const Plan *plan) {
+  char *text = NULL;
+  size_t size = 0;
+  FILE *out = open_memstream(&text, &size);
+  if (!out)
+    environment_fail("out of memory");
+  plan_print(plan, out);
+  if (fclose(out) != 0)
+    environment_fail("out of memory");
+  return text;
+}
+
+static void add_kernels(Arena *arena, PackageSection **sections, const Model *model) {
+  CompiledKernels levels[] = {{.level = "x86-64-v3"}, {.level = "x86-64-v4"}, {.level = "native"}};
+  static const char *const names[] = {"kernels.v3.so", "kernels.v4.so", "kernels.native.so"};
+  int count = model->options->native ? 3 : 2;
+  kernels_compile(arena, &model->plan->kernels, levels, count);
+  for (int i = 0; i < count; i++)
+    vec_push(arena, *sections, (PackageSection){names[i], levels[i].data, levels[i].size});
+}
+
+/* Compiling takes seconds: a path that cannot be written is said before. */
+static void check_writable(Arena *arena, const char *path) {
+  const char *slash = strrchr(path, '/');
+  const char *directory = slash ? arena_copy(arena, path, (size_t)(slash - path) + 1) : ".";
+  if (access(directory, F_OK) != 0)
+    environment_fail("%s: cannot write the trainer: there is no directory %s", path, directory);
+  if (access(directory, W_OK) != 0)
+    environment_fail("%s: cannot write the trainer: directory %s is not writable", path, directory);
+}
+
+void build_trainer(Arena *arena, const Options *options, const char *path) {
+  check_writable(arena, path);
+  Model model = model_load(arena, options, true);
+  model_optimize(&model);
+  model_lower(&model);
+  PackageSection *sections = NULL;
+  add_text(arena, &sections, "config.json", model.config_json);
+  add_text(arena, &sections, "model.ir", model.graph_text);
+  add_text(arena, &sections, "passes.ir", module_text(model.module));
+  add_text(arena, &sections, "plan.cpu", plan_text(model.plan));
+  add_text(arena, &sections, "kernels.c", kernels_source_c(arena, &model.plan->kernels));
+  add_text(arena, &sections, "kernels.cu", kernels_source_cuda(arena, &model.plan->kernels));
+  add_kernels(arena, &sections, &model);
+  add_text(arena, &sections, "ledger.json", ledger_json(model.ledger));
+  add_text(arena, &sections, "forecast.json", forecast_json(model.plan, NULL));
+  PackageSection shim = {TOKENIZER_SHIM_SECTION, moec_shim_start, (size_t)(moec_shim_end - moec_shim_start)};
+  vec_push(arena, sections, shim);
+  package_write(arena, path, sections);
+}
+
+int command_build(int argc, char **argv) {
+  Arena *arena = arena_new();
+  Options options = options_read(arena, COMMAND_BUILD, argc, argv);
+  if (!options.output)
+    usage_fail(COMMAND_BUILD, "-o TRAINER is missing");
+  build_trainer(arena, &options, options.output);
+  return 0;
+}

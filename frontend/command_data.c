@@ -1,0 +1,241 @@
+/* moec data: text files in, a data directory out (runtime/data.h): train.bin, valid.bin, test.bin, meta.json,
+ * tokenizer/.
+ *
+ * Either FILE... are cut into blocks at line ends, and evenly spread blocks go to valid and test; or --train, --valid
+ * and --test name the files of each split. A tokenizer made on the spot (spm:SIZE) sees the train split only. The same
+ * text and options give the same bytes.
+ *
+ * meta.json also holds, per split, the perplexity of the unigram distribution of the train split (counts plus one):
+ * what a model that knows nothing of context reaches on it.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/data.h"
+#include "runtime/error.h"
+#include "runtime/files.h"
+#include "runtime/json.h"
+#include "runtime/options.h"
+#include "runtime/tokenizer.h"
+
+enum { SPLIT_TRAIN, SPLIT_VALID, SPLIT_TEST, SPLIT_COUNT };
+static const char *const split_name[SPLIT_COUNT] = {"train", "valid", "test"};
+
+/* Pieces of text in the order of the split; a document is a file, or what a block cuts out of one. */
+typedef struct Split {
+  Bytes *texts;
+  const char **names; /* of the files, for messages */
+  bool *ends;         /* the text ends its file: the separator follows */
+  size_t count;
+  TokenList tokens;
+  double perplexity; /* NAN: no target */
+} Split;
+
+static void split_add(Split *split, Bytes text, const char *name, bool ends) {
+  size_t count = split->count + 1;
+  split->texts = realloc(split->texts, count * sizeof *split->texts);
+  split->names = realloc(split->names, count * sizeof *split->names);
+  split->ends = realloc(split->ends, count * sizeof *split->ends);
+  if (!split->texts || !split->names || !split->ends)
+    runtime_fail(FAIL_ENVIRONMENT, "no memory for %zu pieces of text", count);
+  split->texts[split->count] = text;
+  split->names[split->count] = name;
+  split->ends[split->count] = ends;
+  split->count++;
+}
+
+/* The first position at or behind `at` where a line begins. */
+static size_t line_start(Bytes text, size_t at) {
+  if (at == 0 || at >= text.size)
+    return at < text.size ? at : text.size;
+  const char *stop = memchr(text.data + at - 1, '\n', text.size - at + 1);
+  return stop ? (size_t)(stop - text.data) + 1 : text.size;
+}
+
+/* At least five blocks for the smaller held-out share, so that it samples the whole file. Block i goes to the split
+ * whose share has come due; test runs half a period before valid. */
+static void cut(Bytes text, const char *name, double valid, double test, Split *splits) {
+  double least = valid > 0 && (test <= 0 || valid < test) ? valid : test;
+  size_t blocks = least > 0 ? (size_t)ceil(5 / least) : 1;
+  double due[SPLIT_COUNT] = {0, 0, 0.5};
+  size_t start = 0;
+  for (size_t block = 0; block < blocks; block++) {
+    int to = SPLIT_TRAIN;
+    due[SPLIT_VALID] += valid;
+    due[SPLIT_TEST] += test;
+    for (int split = SPLIT_VALID; split <= SPLIT_TEST && to == SPLIT_TRAIN; split++)
+      if (due[split] >= 1 - 1e-9)
+        to = split;
+    if (to != SPLIT_TRAIN)
+      due[to] -= 1;
+    size_t end = line_start(text, (size_t)((double)text.size * (double)(block + 1) / (double)blocks));
+    if (end > start)
+      split_add(&splits[to], (Bytes){text.data + start, end - start}, name, end == text.size);
+    start = end;
+  }
+}
+
+static void read_files(OptionList files, Split *split) {
+  for (int i = 0; i < files.count; i++)
+    split_add(split, file_read("text", files.words[i]), files.words[i], true);
+}
+
+/* "0.05": a share of the text; anything else: a file. */
+static double take_share(OptionList *list, double otherwise) {
+  if (list->count == 0)
+    return otherwise;
+  char *end;
+  double share = strtod(list->words[0], &end);
+  if (*end || end == list->words[0])
+    return -1;
+  if (list->count > 1 || !(share >= 0 && share < 0.5))
+    runtime_fail(FAIL_USAGE, "data: a held-out share is given once, from 0 to below 0.5, not %s", list->words[0]);
+  return share;
+}
+
+static void read_splits(OptionList words, OptionList files[SPLIT_COUNT], Split *splits) {
+  if (files[SPLIT_TRAIN].count > 0) {
+    if (words.count > 0)
+      runtime_fail(FAIL_USAGE, "data: '%s': either files to be split, or --train FILE and --valid FILE",
+                   words.words[0]);
+    for (int split = 0; split < SPLIT_COUNT; split++)
+      read_files(files[split], &splits[split]);
+    return;
+  }
+  if (words.count == 0)
+    runtime_fail(FAIL_USAGE, "data: no text file is named (moec data FILE... -o DIR)");
+  double valid = take_share(&files[SPLIT_VALID], 0.05), test = take_share(&files[SPLIT_TEST], 0.05);
+  if (valid < 0 || test < 0)
+    runtime_fail(FAIL_USAGE, "data: --valid FILE and --test FILE go with --train FILE");
+  for (int i = 0; i < words.count; i++)
+    cut(file_read("text", words.words[i]), words.words[i], valid, test, splits);
+}
+
+static Tokenizer *make_tokenizer(const char *specification, const Split *train) {
+  if (strncmp(specification, "spm:", 4) == 0) {
+    char *end;
+    long long size = strtoll(specification + 4, &end, 10);
+    if (end != specification + 4 && *end == 0)
+      return tokenizer_train(size, train->texts, train->count);
+  }
+  return tokenizer_make(specification);
+}
+
+static void encode(Tokenizer *tokenizer, Split *split) {
+  int32_t separator = tokenizer_separator(tokenizer);
+  for (size_t i = 0; i < split->count; i++) {
+    tokenizer_encode(tokenizer, split->names[i], split->texts[i].data, split->texts[i].size, &split->tokens);
+    if (separator >= 0 && split->ends[i])
+      token_list_add(&split->tokens, separator);
+  }
+}
+
+static void measure(Split *splits, int64_t vocabulary) {
+  int64_t *count = runtime_allocate((size_t)vocabulary, sizeof *count);
+  const TokenList *train = &splits[SPLIT_TRAIN].tokens;
+  for (size_t i = 0; i < train->count; i++)
+    count[train->ids[i]]++;
+  double total = (double)train->count + (double)vocabulary;
+  for (int split = 0; split < SPLIT_COUNT; split++) {
+    const TokenList *tokens = &splits[split].tokens;
+    double bits = 0;
+    for (size_t i = 1; i < tokens->count; i++) /* the targets: every token but the first */
+      bits -= log(((double)count[tokens->ids[i]] + 1) / total);
+    splits[split].perplexity = tokens->count > 1 ? exp(bits / (double)(tokens->count - 1)) : NAN;
+  }
+  free(count);
+}
+
+static size_t text_size(const Split *split) {
+  size_t size = 0;
+  for (size_t i = 0; i < split->count; i++)
+    size += split->texts[i].size;
+  return size;
+}
+
+static void write_splits(const char *directory, const char *specification, const Tokenizer *tokenizer,
+                         const Split *splits) {
+  Text meta = {0};
+  text_format(&meta, "{\"format\":1,\"task\":\"lm\",\"tokenizer\":");
+  text_json_string(&meta, specification);
+  text_format(&meta, ",\"tokenizer_hash\":\"%016llx\",\"vocabulary\":%lld,\"splits\":{",
+              (unsigned long long)tokenizer_hash(tokenizer), (long long)tokenizer_vocabulary(tokenizer));
+  printf("tokenizer  %s, vocabulary %lld\n", specification, (long long)tokenizer_vocabulary(tokenizer));
+  for (int i = 0; i < SPLIT_COUNT; i++) {
+    const Split *split = &splits[i];
+    char *path = token_file_path(directory, split_name[i]);
+    token_file_write(path, split->tokens.ids, (int64_t)split->tokens.count, tokenizer_vocabulary(tokenizer),
+                     tokenizer_hash(tokenizer));
+    text_format(&meta, "%s\"%s\":{\"tokens\":%zu,\"bytes\":%zu,\"unigram_ppl\":", i ? "," : "", split_name[i],
+                split->tokens.count, text_size(split));
+    text_json_double(&meta, split->perplexity);
+    text_append(&meta, "}", 1);
+    printf("%-9s  %10zu tokens  %11zu bytes", split_name[i], split->tokens.count, text_size(split));
+    if (isfinite(split->perplexity))
+      printf("  unigram perplexity %.2f", split->perplexity);
+    printf("\n");
+    free(path);
+  }
+  text_format(&meta, "}}\n");
+  char *path = string_format("%s/meta.json", directory);
+  file_replace(path, meta.data, meta.size);
+  directory_sync(directory);
+  text_free(&meta);
+  free(path);
+}
+
+static void print_help(void) {
+  puts("moec data FILE... -o DIR         tokenise text into train, valid and test token files (\"-\": standard input)\n"
+       "moec data --train FILE --valid FILE [--test FILE] -o DIR      the same from files of each split\n"
+       "\n"
+       "  -o DIR                  the data directory to write\n"
+       "  --tokenizer=KIND        spm:SIZE (SentencePiece BPE, trained on the train split; default spm:8000),\n"
+       "                          spm:FILE.model, gpt2:DIR (encoder.json and vocab.bpe), bytes\n"
+       "  --task=lm               what the text is for\n"
+       "  --valid=0.05 --test=0.05   shares that are held out, in blocks spread evenly over each file");
+}
+
+int command_data(int argc, char **argv) {
+  const char *directory = NULL, *specification = "spm:8000", *task = "lm";
+  OptionList words = {0}, files[SPLIT_COUNT] = {{0}};
+  bool help = false;
+  const Option options[] = {
+      {"-o", OPTION_TEXT, &directory, 0},
+      {"--tokenizer", OPTION_TEXT, &specification, 0},
+      {"--task", OPTION_TEXT, &task, 0},
+      {"--train", OPTION_LIST, &files[SPLIT_TRAIN], 0},
+      {"--valid", OPTION_LIST, &files[SPLIT_VALID], 0},
+      {"--test", OPTION_LIST, &files[SPLIT_TEST], 0},
+      {"--help", OPTION_FLAG, &help, 0},
+  };
+  runtime_program = "moec";
+  options_parse("data", argc, argv, options, sizeof options / sizeof *options, &words);
+  if (help) {
+    print_help();
+    return 0;
+  }
+  if (!directory)
+    runtime_fail(FAIL_USAGE, "data: -o DIR is missing");
+  if (strcmp(task, "lm") != 0)
+    runtime_fail(FAIL_USAGE,
+                 strcmp(task, "mlm") == 0 || strcmp(task, "mt") == 0 || strcmp(task, "classify") == 0
+                     ? "data: --task=%s is not supported yet, only --task=lm"
+                     : "data: unknown task '%s', expected lm",
+                 task);
+  Split splits[SPLIT_COUNT] = {0};
+  read_splits(words, files, splits);
+  if (text_size(&splits[SPLIT_TRAIN]) == 0)
+    runtime_fail(FAIL_USER, "data: no text for the train split");
+  Tokenizer *tokenizer = make_tokenizer(specification, &splits[SPLIT_TRAIN]);
+  for (int split = 0; split < SPLIT_COUNT; split++)
+    encode(tokenizer, &splits[split]);
+  measure(splits, tokenizer_vocabulary(tokenizer));
+  directory_create(directory);
+  char *path = string_format("%s/tokenizer", directory);
+  tokenizer_save(tokenizer, path);
+  write_splits(directory, specification, tokenizer, splits);
+  free(path);
+  return 0;
+}

@@ -1,0 +1,139 @@
+/* The forecast as text for people and as JSON for tools. */
+#include "frontend/forecast.h"
+
+#include <cjson/cJSON.h>
+
+static double mebibytes(int64_t bytes) {
+  return (double)bytes / (1 << 20);
+}
+
+/* ---------------------------------------------------------------- text */
+
+static void print_parameters(const ParameterCount *p, FILE *out) {
+  fprintf(out, "  parameters   %.2fM", (double)p->total / 1e6);
+  if (p->expert)
+    fprintf(out, ": shared %.2fM, experts %.2fM (weights %.1fM), active at one expert per token %.2fM",
+            (double)p->shared / 1e6, (double)p->expert / 1e6, (double)p->expert_weights / 1e6, p->active / 1e6);
+  if (p->frozen)
+    fprintf(out, ", frozen %.2fM", (double)p->frozen / 1e6);
+  fputc('\n', out);
+}
+
+static void print_work(const Module *m, const WorkForecast *w, FILE *out) {
+  fprintf(out, "  forward      %.2fG MACs per sequence of %lld tokens (attention over all pairs%s)\n",
+          w->macs * (double)m->sequence_length / 1e9, (long long)m->sequence_length,
+          w->routed ? ", one expert per token" : "");
+  fprintf(out, "  inference    %.2f MFLOPs per token%s\n", w->inference / 1e6,
+          w->routed ? ", one expert per token" : "");
+  fprintf(out, "  training     %.2f MFLOPs per token%s", w->train / 1e6, w->routed ? ", one expert per token" : "");
+  if (w->routed)
+    fprintf(out, "; %.2f at the bound of the router", w->train_bound / 1e6);
+  fputc('\n', out);
+}
+
+static void print_memory(const Forecast *forecast, const PhaseForecast *f, FILE *out) {
+  fprintf(out, "  memory       %.1f MiB: parameters %.1f, gradients %.1f, moments %.1f", mebibytes(f->total),
+          mebibytes(f->param), mebibytes(f->grad), mebibytes(f->moments));
+  if (f->accumulators)
+    fprintf(out, ", sums over micro-batches %.1f", mebibytes(f->accumulators));
+  fprintf(out, ", activations %.1f\n", mebibytes(forecast->act));
+  if (f->largest && f->largest->peak.step != NO_STEP) {
+    fprintf(out, "    %s needs %.1f MiB of the activations:", f->largest->func->name, mebibytes(f->largest->act));
+    for (int kind = 0; kind < STORAGE_KIND_COUNT; kind++)
+      if (f->largest->peak.by_kind[kind])
+        fprintf(out, " %s %.1f,", storage_kind_name[kind], mebibytes(f->largest->peak.by_kind[kind]));
+    fprintf(out, " gaps %.1f\n", mebibytes(f->largest->act - f->largest->peak.live));
+  }
+  if (f->entry)
+    fprintf(out, "    the transition into it holds both tables: %.1f MiB\n", mebibytes(f->entry));
+}
+
+void forecast_print(const Plan *plan, const Phase *only, FILE *out) {
+  Forecast forecast = forecast_make(plan);
+  const Module *m = plan->module;
+  fprintf(out, "%s: batch %lld x %lld tokens in %lld micro-batch%s\n", m->name, (long long)m->batch,
+          (long long)m->sequence_length, (long long)(m->accumulate ? m->accumulate : 1), m->accumulate > 1 ? "es" : "");
+  for (uint32_t i = 0; i < vec_len(forecast.phases); i++) {
+    const PhaseForecast *f = &forecast.phases[i];
+    if (only && f->phase != only)
+      continue;
+    fprintf(out, "phase %s\n", f->phase->name);
+    print_parameters(&f->parameters, out);
+    print_work(m, &f->work, out);
+    print_memory(&forecast, f, out);
+  }
+  fprintf(out, "peak memory %.1f MiB\n", mebibytes(forecast.peak));
+}
+
+/* ---------------------------------------------------------------- JSON */
+
+static void add_number(cJSON *object, const char *name, double value) {
+  cJSON_AddNumberToObject(object, name, value);
+}
+
+static cJSON *parameters_json(const ParameterCount *p) {
+  cJSON *json = cJSON_CreateObject();
+  add_number(json, "total", (double)p->total);
+  add_number(json, "shared", (double)p->shared);
+  add_number(json, "expert", (double)p->expert);
+  add_number(json, "expert_weights", (double)p->expert_weights);
+  add_number(json, "active", p->active);
+  add_number(json, "frozen", (double)p->frozen);
+  return json;
+}
+
+static cJSON *work_json(const Module *m, const WorkForecast *w) {
+  cJSON *json = cJSON_CreateObject();
+  add_number(json, "macs_per_sequence", w->macs * (double)m->sequence_length);
+  add_number(json, "inference_flops_per_token", w->inference);
+  add_number(json, "train_flops_per_token", w->train);
+  add_number(json, "train_flops_per_token_at_bound", w->train_bound);
+  cJSON_AddBoolToObject(json, "routed", w->routed);
+  return json;
+}
+
+static cJSON *memory_json(const Forecast *forecast, const PhaseForecast *f) {
+  cJSON *json = cJSON_CreateObject();
+  add_number(json, "parameters", (double)f->param);
+  add_number(json, "gradients", (double)f->grad);
+  add_number(json, "moments", (double)f->moments);
+  add_number(json, "accumulators", (double)f->accumulators);
+  add_number(json, "activations", (double)forecast->act);
+  add_number(json, "total", (double)f->total);
+  add_number(json, "entry", (double)f->entry);
+  if (f->largest) {
+    cJSON *largest = cJSON_AddObjectToObject(json, "largest");
+    cJSON_AddStringToObject(largest, "function", f->largest->func->name);
+    add_number(largest, "activations", (double)f->largest->act);
+    add_number(largest, "live", (double)f->largest->peak.live);
+    for (int kind = 0; kind < STORAGE_KIND_COUNT; kind++)
+      add_number(largest, storage_kind_name[kind], (double)f->largest->peak.by_kind[kind]);
+  }
+  return json;
+}
+
+char *forecast_json(const Plan *plan, const Phase *only) {
+  Forecast forecast = forecast_make(plan);
+  const Module *m = plan->module;
+  cJSON *json = cJSON_CreateObject();
+  cJSON_AddStringToObject(json, "model", m->name);
+  add_number(json, "batch", (double)m->batch);
+  add_number(json, "sequence", (double)m->sequence_length);
+  add_number(json, "accumulate", (double)(m->accumulate ? m->accumulate : 1));
+  cJSON *phases = cJSON_AddArrayToObject(json, "phases");
+  for (uint32_t i = 0; i < vec_len(forecast.phases); i++) {
+    const PhaseForecast *f = &forecast.phases[i];
+    if (only && f->phase != only)
+      continue;
+    cJSON *phase = cJSON_CreateObject();
+    cJSON_AddStringToObject(phase, "name", f->phase->name);
+    cJSON_AddItemToObject(phase, "parameters", parameters_json(&f->parameters));
+    cJSON_AddItemToObject(phase, "work", work_json(m, &f->work));
+    cJSON_AddItemToObject(phase, "memory", memory_json(&forecast, f));
+    cJSON_AddItemToArray(phases, phase);
+  }
+  add_number(json, "peak_bytes", (double)forecast.peak);
+  char *text = cJSON_Print(json);
+  cJSON_Delete(json);
+  return text;
+}

@@ -1,0 +1,102 @@
+/* From a model script to its plan: script, passes, lowering. Times of the parts go to standard error where asked for.
+ */
+#include "frontend/model.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "codegen/package.h"
+#include "frontend/forecast.h"
+#include "frontend/script.h"
+
+static double seconds_now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void report_time(const Options *options, const char *part, double start) {
+  if (options->pipeline.time_passes)
+    fprintf(stderr, "%-14s %9.3f ms\n", part, 1e3 * (seconds_now() - start));
+}
+
+const char *module_text(const Module *m) {
+  char *text = NULL;
+  size_t size = 0;
+  FILE *out = open_memstream(&text, &size);
+  if (!out)
+    environment_fail("out of memory");
+  module_print(m, out);
+  if (fclose(out) != 0)
+    environment_fail("out of memory");
+  char *copy = arena_copy(m->arena, text, size);
+  free(text);
+  return copy;
+}
+
+Model model_load(Arena *arena, const Options *options, bool keep_text) {
+  double start = seconds_now();
+  ScriptOptions script_options = {.path = options->model, .defines = options->defines, .seed = options->seed};
+  Script script = script_compile(arena, &script_options);
+  Model m = {.arena = arena, .options = options, .module = script.module, .config_json = script.config_json};
+  report_time(options, "script", start);
+  if (keep_text)
+    m.graph_text = module_text(m.module);
+  return m;
+}
+
+void model_optimize(Model *m) {
+  m->ledger = ledger_new(m->arena);
+  pipeline_run(m->module, &m->options->pipeline, m->ledger);
+}
+
+void model_lower(Model *m) {
+  double start = seconds_now();
+  m->plan = plan_lower(m->module, m->options->keep_values);
+  report_time(m->options, "plan", start);
+  int64_t needed = forecast_peak(m->plan);
+  if (m->options->memory && needed > m->options->memory)
+    ir_fail((Loc){0}, "%s: a trainer needs %.2f GiB, --memory allows %.2f GiB; moec forecast shows what for",
+            m->options->model, (double)needed / (1 << 30), (double)m->options->memory / (1 << 30));
+}
+
+const Phase *model_phase(const Model *m) {
+  if (!m->options->phase)
+    return NULL;
+  const char *names = "";
+  for (uint32_t i = 0; i < vec_len(m->module->phases); i++) {
+    const Phase *phase = m->module->phases[i];
+    if (strcmp(phase->name, m->options->phase) == 0)
+      return phase;
+    names = arena_print(m->arena, "%s%s%s", names, i ? ", " : "", phase->name);
+  }
+  ir_fail((Loc){.file = m->options->model}, "there is no phase `%s`; the phases are %s", m->options->phase, names);
+}
+
+bool phase_has(const Phase *phase, const Func *f) {
+  if (!phase)
+    return true;
+  size_t length = strlen(phase->name), table = strlen(phase->table->name);
+  return (strncmp(f->name, phase->name, length) == 0 && f->name[length] == '.') ||
+         (strncmp(f->name, phase->table->name, table) == 0 && strcmp(f->name + table, ".update") == 0) ||
+         (phase->enter && strcmp(f->name, phase->enter) == 0);
+}
+
+FILE *output_open(const Options *options) {
+  if (!options->output)
+    return stdout;
+  FILE *out = fopen(options->output, "w");
+  if (!out)
+    environment_fail("%s: cannot write: %s", options->output, strerror(errno));
+  return out;
+}
+
+void output_close(const Options *options, FILE *out) {
+  bool good = fflush(out) == 0 && !ferror(out);
+  if (out != stdout)
+    good = fclose(out) == 0 && good;
+  if (!good)
+    environment_fail("%s: cannot write: %s", options->output ? options->output : "standard output", strerror(errno));
+}

@@ -1,0 +1,34 @@
+/* The way of a model script through the compiler, as far as a command needs it. */
+#ifndef MOEC_MODEL_H
+#define MOEC_MODEL_H
+
+#include "codegen/plan.h"
+#include "frontend/options.h"
+
+typedef struct Model {
+  Arena *arena;
+  const Options *options;
+  Module *module;
+  const char *config_json;
+  const char *graph_text; /* the IR before passes; NULL unless asked for */
+  Ledger *ledger;         /* behind model_optimize */
+  const Plan *plan;       /* behind model_lower */
+} Model;
+
+/* Runs the script. keep_text: also prints the IR. */
+Model model_load(Arena *arena, const Options *options, bool keep_text);
+void model_optimize(Model *m); /* passes */
+void model_lower(Model *m);    /* plan; checks --memory */
+
+/* The phase --phase names, or NULL when the option is absent; a name that is no phase is the user's mistake. */
+const Phase *model_phase(const Model *m);
+/* Whether a function belongs to the phase: its own, its table's update and the transition into it. NULL: every one. */
+bool phase_has(const Phase *phase, const Func *f);
+
+const char *module_text(const Module *m); /* in the module's arena */
+
+/* Standard output, or the file of -o; close with output_close, which reports what could not be written. */
+FILE *output_open(const Options *options);
+void output_close(const Options *options, FILE *out);
+
+#endif

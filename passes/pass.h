@@ -1,0 +1,37 @@
+/* What a pass is: a function over a module. Its name is its file and its flag (--no-NAME, --NAME:option=value).
+ *
+ * A pass copies forward (passes/rewrite.h): it reads the old function and writes a new one, keeping names, locations,
+ * groups and symbols; no analysis outlives it. It never changes what is computed. */
+#ifndef MOEC_PASS_H
+#define MOEC_PASS_H
+
+#include "ir/ir.h"
+#include "passes/ledger.h"
+
+/* One "--PASS:option=value" of the command line. */
+typedef struct PassSetting {
+  const char *pass, *option, *value;
+} PassSetting;
+
+typedef struct PassContext {
+  Module *module;
+  Ledger *ledger;
+  const char *pass;            /* the running pass's name */
+  const PassSetting *settings; /* arena vector, of all passes */
+} PassContext;
+
+/* Returns whether it changed anything. */
+typedef bool (*PassFunction)(PassContext *context);
+
+/* The value of an option of the running pass: the last one given, or `otherwise`. ir_fail when it is not a number. */
+int64_t pass_setting_int(const PassContext *context, const char *option, int64_t otherwise);
+const char *pass_setting_text(const PassContext *context, const char *option, const char *otherwise);
+
+bool pass_autodiff(PassContext *context);
+bool pass_fold(PassContext *context);
+bool pass_cse(PassContext *context);
+bool pass_dce(PassContext *context);
+bool pass_fuse_gate(PassContext *context);
+bool pass_fuse_rows(PassContext *context);
+
+#endif

@@ -1,0 +1,46 @@
+/* Sums of the packed rows of each group, over off[e]..off[e+1]; an empty group gives 0.
+ *
+ * A task is a group and a slice of columns. It adds rows in blocks and blocks to the total: thousands of rows summed
+ * one by one would lose digits. */
+#include <string.h>
+
+#include "runtime/cpu/cpu.h"
+
+enum { COLUMNS = 64, BLOCK = 128 };
+
+static void add_rows(float *sum, const CpuSegmentSum *s, int64_t begin, int64_t end, int64_t column, int64_t columns) {
+  for (int64_t r = begin; r < end; r++) {
+    int64_t at = r * s->x.ld + column;
+    if (s->type == PLAN_BF16)
+      for (int64_t c = 0; c < columns; c++)
+        sum[c] += cpu_from_bf16(((const uint16_t *)s->x.data)[at + c]);
+    else
+      for (int64_t c = 0; c < columns; c++)
+        sum[c] += ((const float *)s->x.data)[at + c];
+  }
+}
+
+static void sum_slice(const CpuSegmentSum *s, int64_t group, int64_t column, int64_t columns) {
+  float total[COLUMNS] = {0};
+  for (int64_t r = s->off[group]; r < s->off[group + 1]; r += BLOCK) {
+    float part[COLUMNS] = {0};
+    add_rows(part, s, r, r + BLOCK < s->off[group + 1] ? r + BLOCK : s->off[group + 1], column, columns);
+    for (int64_t c = 0; c < columns; c++)
+      total[c] += part[c];
+  }
+  int64_t to = group * s->c.ld + column;
+  if (s->ctype == PLAN_BF16)
+    for (int64_t c = 0; c < columns; c++)
+      ((uint16_t *)s->c.data)[to + c] = cpu_to_bf16(total[c]);
+  else
+    memcpy((float *)s->c.data + to, total, (size_t)columns * sizeof *total);
+}
+
+void cpu_segment_sum(const CpuSegmentSum *s) {
+  int64_t parts = (s->n + COLUMNS - 1) / COLUMNS;
+#pragma omp parallel for schedule(dynamic, 1)
+  for (int64_t task = 0; task < s->groups * parts; task++) {
+    int64_t column = task % parts * COLUMNS;
+    sum_slice(s, task / parts, column, column + COLUMNS < s->n ? COLUMNS : s->n - column);
+  }
+}

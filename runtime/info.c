@@ -1,0 +1,89 @@
+/* The command `info`: what this trainer is. --ir, --plan, --c, --cuda, --ledger print what it carries as it stands. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/commands.h"
+#include "runtime/error.h"
+#include "runtime/evaluate.h"
+#include "runtime/options.h"
+#include "runtime/program.h"
+
+static void print_run(const Program *p) {
+  const PlanRun *run = &p->plan->run;
+  printf("model       %s (task %s, target %s)\n", p->plan->module, p->plan->task, p->plan->target);
+  printf("batch       %" PRId64 " sequences of %" PRId64 " tokens in %" PRId64 " micro-batches; vocabulary %" PRId64
+         "; %" PRId64 " steps\n",
+         run->batch, run->sequence, run->accumulate, run->vocabulary, run->steps);
+}
+
+static void print_tables(const Program *p) {
+  for (int i = 0; i < p->plan->table_count; i++) {
+    const PlanTable *table = &p->plan->tables[i];
+    int64_t elements = 0, frozen = 0;
+    for (int k = 0; k < table->param_count; k++) {
+      elements += table->params[k].shape.elements;
+      frozen += table->params[k].segment < 0 ? table->params[k].shape.elements : 0;
+    }
+    printf("table       %s: %d tensors, %" PRId64 " parameters (%" PRId64 " frozen)\n", table->name, table->param_count,
+           elements, frozen);
+  }
+}
+
+static void print_phases(const Program *p) {
+  for (int i = 0; i < p->plan->phase_count; i++) {
+    const PlanPhase *phase = &p->plan->phases[i];
+    const PlanFunc *packed = program_func(p, i, "train.packed");
+    const PlanFunc *train = packed ? packed : program_func(p, i, "train");
+    printf("phase       %s: from step %" PRId64, phase->name, p->phase_start[i]);
+    if (phase->steps > 0)
+      printf(" for %" PRId64 " steps", phase->steps);
+    printf(", table %s, %s%s", phase->table->name, phase->enter ? "enters by " : "no transition",
+           phase->enter ? phase->enter->name : "");
+    if (train)
+      printf(", %d routed layers%s", routed_layers(train), packed ? ", versions packed and wide" : "");
+    printf(" (%s)\n", phase->line);
+  }
+}
+
+static void print_payload(const Program *p) {
+  for (size_t i = 0; i < p->payload->count; i++) {
+    const PayloadSection *section = &p->payload->sections[i];
+    printf("carries     %-22s %10zu bytes  %016" PRIx64 "\n", section->name, section->size,
+           payload_hash(section->data, section->size));
+  }
+  printf("ranks       dp:1,ep:1\n");
+  printf("IR          %016" PRIx64 " before passes\n", p->ir_hash);
+}
+
+/* `--ledger` prints the decisions; the passes are in them. */
+int trainer_info(int argc, char **argv) {
+  bool ir = false, plan = false, c = false, cuda = false, ledger = false, passes = false;
+  const Option options[] = {{"--ir", OPTION_FLAG, &ir, 0},     {"--passes", OPTION_FLAG, &passes, 0},
+                            {"--plan", OPTION_FLAG, &plan, 0}, {"--c", OPTION_FLAG, &c, 0},
+                            {"--cuda", OPTION_FLAG, &cuda, 0}, {"--ledger", OPTION_FLAG, &ledger, 0}};
+  options_parse("info", argc, argv, options, sizeof options / sizeof *options, NULL);
+  const struct {
+    bool wanted;
+    const char *section;
+  } dumps[] = {{ir, SECTION_IR}, {passes, SECTION_PASSES}, {plan, SECTION_PLAN},
+               {c, SECTION_C},   {cuda, SECTION_CUDA},     {ledger, SECTION_LEDGER}};
+  Program *p = program_open();
+  bool dumped = false;
+  for (size_t i = 0; i < sizeof dumps / sizeof *dumps; i++) {
+    if (!dumps[i].wanted)
+      continue;
+    const PayloadSection *section = payload_find(p->payload, dumps[i].section);
+    if (!section)
+      runtime_fail(FAIL_USER, "this trainer carries no %s", dumps[i].section);
+    fwrite(section->data, 1, section->size, stdout);
+    dumped = true;
+  }
+  if (dumped)
+    return 0;
+  print_run(p);
+  print_tables(p);
+  print_phases(p);
+  print_payload(p);
+  return 0;
+}

@@ -1,0 +1,260 @@
+/* The steps of a plan: one table of keys per builtin says what its line must hold and where each value goes.
+ *
+ * In: the words of a line. Out: a PlanStep, and the spaces its places use. Every required key was given exactly once,
+ * no other was. */
+#include "runtime/plan_read.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/error.h"
+
+typedef enum KeyKind { KEY_NUMBER, KEY_COUNT, KEY_PLACE, KEY_TYPE, KEY_VALUE } KeyKind;
+
+typedef struct Key {
+  const char *name;
+  KeyKind kind;
+  bool optional; /* types: f32 when absent */
+  size_t offset; /* into PlanStep */
+} Key;
+
+#define NUMBER(struct_name, field)                                                                                     \
+  { #field, KEY_NUMBER, false, offsetof(PlanStep, struct_name.field) }
+#define COUNT(struct_name, field)                                                                                      \
+  { #field, KEY_COUNT, false, offsetof(PlanStep, struct_name.field) }
+#define PLACE(struct_name, field)                                                                                      \
+  { #field, KEY_PLACE, false, offsetof(PlanStep, struct_name.field) }
+#define TYPE(struct_name, field)                                                                                       \
+  { #field, KEY_TYPE, true, offsetof(PlanStep, struct_name.field) }
+
+static const Key gemm_keys[] = {
+    COUNT(gemm, m),    COUNT(gemm, n),     COUNT(gemm, k),   NUMBER(gemm, ta),  NUMBER(gemm, tb),
+    PLACE(gemm, a),    NUMBER(gemm, lda),  PLACE(gemm, b),   NUMBER(gemm, ldb), PLACE(gemm, c),
+    NUMBER(gemm, ldc), NUMBER(gemm, beta), TYPE(gemm, type), TYPE(gemm, ctype), {0}};
+
+static const Key grouped_gemm_keys[] = {NUMBER(grouped, groups), PLACE(grouped, off),
+                                        NUMBER(grouped, rows),   NUMBER(grouped, n),
+                                        NUMBER(grouped, k),      NUMBER(grouped, tb),
+                                        PLACE(grouped, a),       NUMBER(grouped, lda),
+                                        PLACE(grouped, b),       PLACE(grouped, c),
+                                        NUMBER(grouped, ldc),    TYPE(grouped, type),
+                                        TYPE(grouped, ctype),    {0}};
+
+static const Key grouped_outer_keys[] = {NUMBER(grouped, groups),
+                                         PLACE(grouped, off),
+                                         NUMBER(grouped, rows),
+                                         NUMBER(grouped, m),
+                                         NUMBER(grouped, n),
+                                         PLACE(grouped, a),
+                                         NUMBER(grouped, lda),
+                                         PLACE(grouped, b),
+                                         NUMBER(grouped, ldb),
+                                         PLACE(grouped, c),
+                                         TYPE(grouped, type),
+                                         TYPE(grouped, ctype),
+                                         {0}};
+
+#define ATTENTION_KEYS                                                                                                 \
+  NUMBER(attention, n), NUMBER(attention, segments), NUMBER(attention, heads), NUMBER(attention, head),                \
+      NUMBER(attention, causal), PLACE(attention, q), NUMBER(attention, ldq), PLACE(attention, k),                     \
+      NUMBER(attention, ldk), PLACE(attention, v), NUMBER(attention, ldv), PLACE(attention, off), PLACE(attention, o), \
+      NUMBER(attention, ldo), PLACE(attention, lse), TYPE(attention, type)
+
+static const Key attention_keys[] = {ATTENTION_KEYS, {0}};
+
+static const Key attention_grad_keys[] = {ATTENTION_KEYS,
+                                          {"do", KEY_PLACE, false, offsetof(PlanStep, attention.dout)},
+                                          NUMBER(attention, lddo),
+                                          PLACE(attention, dq),
+                                          NUMBER(attention, lddq),
+                                          PLACE(attention, dk),
+                                          NUMBER(attention, lddk),
+                                          PLACE(attention, dv),
+                                          NUMBER(attention, lddv),
+                                          PLACE(attention, scratch),
+                                          {0}};
+
+static const Key route_keys[] = {NUMBER(route, n),
+                                 NUMBER(route, experts),
+                                 NUMBER(route, k),
+                                 NUMBER(route, bound),
+                                 PLACE(route, mask),
+                                 NUMBER(route, ldm),
+                                 PLACE(route, pair),
+                                 PLACE(route, off),
+                                 PLACE(route, slot),
+                                 PLACE(route, scratch),
+                                 {0}};
+
+static const Key scatter_rows_keys[] = {NUMBER(scatter, n),
+                                        NUMBER(scatter, d),
+                                        NUMBER(scatter, rows),
+                                        PLACE(scatter, ids),
+                                        PLACE(scatter, x),
+                                        NUMBER(scatter, ldx),
+                                        PLACE(scatter, c),
+                                        PLACE(scatter, scratch),
+                                        TYPE(scatter, type),
+                                        TYPE(scatter, ctype),
+                                        {0}};
+
+static const Key segment_sum_keys[] = {NUMBER(segment_sum, groups), PLACE(segment_sum, off),
+                                       NUMBER(segment_sum, n),      PLACE(segment_sum, x),
+                                       NUMBER(segment_sum, ldx),    PLACE(segment_sum, c),
+                                       NUMBER(segment_sum, ldc),    TYPE(segment_sum, type),
+                                       TYPE(segment_sum, ctype),    {0}};
+
+static const Key copy_keys[] = {COUNT(copy, rows), NUMBER(copy, columns), TYPE(copy, type),  PLACE(copy, from),
+                                NUMBER(copy, ldf), PLACE(copy, to),       NUMBER(copy, ldt), {0}};
+
+static const Key fill_keys[] = {COUNT(copy, rows),
+                                NUMBER(copy, columns),
+                                TYPE(copy, type),
+                                PLACE(copy, to),
+                                NUMBER(copy, ldt),
+                                {"value", KEY_VALUE, false, offsetof(PlanStep, copy.value)},
+                                {0}};
+
+static const struct {
+  const char *name;
+  const Key *keys;
+} step_kinds[STEP_KIND_COUNT] = {
+    [STEP_LAUNCH] = {"launch", NULL},
+    [STEP_GEMM] = {"gemm", gemm_keys},
+    [STEP_GROUPED_GEMM] = {"grouped_gemm", grouped_gemm_keys},
+    [STEP_GROUPED_OUTER] = {"grouped_outer", grouped_outer_keys},
+    [STEP_ATTENTION] = {"attention", attention_keys},
+    [STEP_ATTENTION_GRAD] = {"attention_grad", attention_grad_keys},
+    [STEP_ROUTE] = {"route", route_keys},
+    [STEP_SCATTER_ROWS] = {"scatter_rows", scatter_rows_keys},
+    [STEP_SEGMENT_SUM] = {"segment_sum", segment_sum_keys},
+    [STEP_COPY] = {"copy", copy_keys},
+    [STEP_FILL] = {"fill", fill_keys},
+};
+
+const char *plan_step_name(PlanStepKind kind) {
+  return step_kinds[kind].name;
+}
+
+static void store_key(const PlanReader *reader, const Key *key, const char *text, PlanStep *step, unsigned *spaces) {
+  void *field = (char *)step + key->offset;
+  switch (key->kind) {
+  case KEY_NUMBER:
+    *(int64_t *)field = plan_parse_number(reader, key->name, text);
+    break;
+  case KEY_COUNT: {
+    PlanCount count = plan_parse_count(reader, key->name, text);
+    if (count.dynamic)
+      *spaces |= 1u << count.place.space;
+    *(PlanCount *)field = count;
+    break;
+  }
+  case KEY_PLACE: {
+    PlanPlace place = plan_parse_place(reader, key->name, text);
+    *spaces |= 1u << place.space;
+    *(PlanPlace *)field = place;
+    break;
+  }
+  case KEY_TYPE:
+    *(PlanType *)field = plan_parse_type(reader, text);
+    break;
+  case KEY_VALUE:
+    *(double *)field = plan_parse_double(reader, key->name, text);
+    break;
+  }
+}
+
+static void read_keys(const PlanReader *reader, const Key *keys, PlanStep *step, unsigned *spaces) {
+  uint64_t given = 0;
+  for (int w = 1; w < reader->word_count; w++) {
+    char *word = reader->words[w], *equals = strchr(word, '=');
+    if (!equals)
+      plan_fail(reader, "'%s': expected key=value", word);
+    size_t length = (size_t)(equals - word);
+    int k = 0;
+    while (keys[k].name && (strncmp(keys[k].name, word, length) || keys[k].name[length]))
+      k++;
+    if (!keys[k].name)
+      plan_fail(reader, "%s has no key '%.*s'", reader->words[0], (int)length, word);
+    if (given >> k & 1)
+      plan_fail(reader, "key '%s' is given twice", keys[k].name);
+    given |= (uint64_t)1 << k;
+    store_key(reader, &keys[k], equals + 1, step, spaces);
+  }
+  for (int k = 0; keys[k].name; k++)
+    if (!keys[k].optional && !(given >> k & 1))
+      plan_fail(reader, "%s lacks key '%s'", reader->words[0], keys[k].name);
+}
+
+static int kernel_index(Plan *plan, const char *name) {
+  for (int i = 0; i < plan->kernel_count; i++)
+    if (!strcmp(plan->kernels[i], name))
+      return i;
+  plan->kernels = plan_grow(plan->kernels, plan->kernel_count, sizeof *plan->kernels);
+  plan->kernels[plan->kernel_count] = name;
+  return plan->kernel_count++;
+}
+
+static void read_launch(PlanReader *reader, StepLaunch *launch, unsigned *spaces) {
+  launch->kernel = kernel_index(reader->plan, plan_word(reader, 1, "kernel"));
+  launch->rows = plan_parse_count(reader, "rows", plan_key(reader, "rows"));
+  if (launch->rows.dynamic)
+    *spaces |= 1u << launch->rows.place.space;
+  if (strncmp(plan_word(reader, 2, "rows="), "rows=", 5))
+    plan_fail(reader, "'%s': expected rows=", reader->words[2]);
+  launch->operand_count = reader->word_count - 3;
+  launch->operands = runtime_allocate((size_t)launch->operand_count, sizeof *launch->operands);
+  for (int i = 0; i < launch->operand_count; i++) {
+    launch->operands[i] = plan_parse_place(reader, "operand", reader->words[i + 3]);
+    *spaces |= 1u << launch->operands[i].space;
+  }
+}
+
+/* Limits the builtins rely on. */
+static void check_step(const PlanReader *reader, const PlanStep *step) {
+  if (step->kind == STEP_ATTENTION || step->kind == STEP_ATTENTION_GRAD) {
+    const StepAttention *a = &step->attention;
+    if (a->n < 0 || a->segments < 1 || a->heads < 1 || a->head < 8 || a->head > 256 || a->head % 8)
+      plan_fail(reader, "attention of n=%lld segments=%lld heads=%lld head=%lld: a head is a multiple of 8 up to 256",
+                (long long)a->n, (long long)a->segments, (long long)a->heads, (long long)a->head);
+  }
+  if (step->kind == STEP_ROUTE && (step->route.experts < 1 || step->route.k < 1 || step->route.n < 0))
+    plan_fail(reader, "route needs experts and k of at least 1");
+  if ((step->kind == STEP_GROUPED_GEMM || step->kind == STEP_GROUPED_OUTER) && step->grouped.groups < 1)
+    plan_fail(reader, "a grouped product needs at least one group");
+}
+
+bool plan_read_step(PlanReader *reader, PlanStep *step, unsigned *spaces) {
+  const char *keyword = reader->words[0];
+  int kind = 0;
+  while (kind < STEP_KIND_COUNT && strcmp(step_kinds[kind].name, keyword))
+    kind++;
+  if (kind == STEP_KIND_COUNT)
+    return false;
+  *step = (PlanStep){.kind = (PlanStepKind)kind, .line = reader->line, .comment = reader->comment};
+  if (kind == STEP_LAUNCH)
+    read_launch(reader, &step->launch, spaces);
+  else
+    read_keys(reader, step_kinds[kind].keys, step, spaces);
+  check_step(reader, step);
+  return true;
+}
+
+const char *plan_step_location(const PlanStep *step) {
+  const char *colon = NULL; /* of the last word "file:digits" */
+  for (const char *c = strchr(step->comment, ':'); c; c = strchr(c + 1, ':'))
+    if (c > step->comment && c[-1] != ' ' && c[1] >= '0' && c[1] <= '9')
+      colon = c;
+  char *text = runtime_allocate(512, 1);
+  if (!colon) {
+    snprintf(text, 512, "plan line %d", step->line);
+    return text;
+  }
+  const char *begin = colon, *end = colon + 1;
+  while (begin > step->comment && begin[-1] != ' ')
+    begin--;
+  while (*end >= '0' && *end <= '9')
+    end++;
+  snprintf(text, 512, "%.*s", (int)(end - begin), begin);
+  return text;
+}

@@ -1,0 +1,60 @@
+/* What the trainer carries, opened, and the parameters it works on: shared by train, eval, sample, info and exec.
+ *
+ * Holds: `arenas` are those of the table of phase number `phase`, bound to the executor.
+ */
+#ifndef MOEC_PROGRAM_H
+#define MOEC_PROGRAM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runtime/data.h"
+#include "runtime/execute.h"
+#include "runtime/payload.h"
+#include "runtime/plan.h"
+
+/* Sections of a trainer's payload, beside the kernels (execute.h) and the SentencePiece shim (tokenizer.h). */
+#define SECTION_PLAN "plan.cpu"      /* docs/plan.md */
+#define SECTION_IR "model.ir"        /* before passes */
+#define SECTION_CONFIG "config.json" /* the resolved configuration */
+#define SECTION_PASSES "passes.ir"   /* after passes */
+#define SECTION_LEDGER "ledger.json" /* what `moec explain --json` prints */
+#define SECTION_C "kernels.c"
+#define SECTION_CUDA "kernels.cu"
+
+typedef struct Program {
+  const Payload *payload;
+  const Plan *plan;
+  Executor *executor;
+  Arenas *arenas;
+  int phase;
+  int64_t *phase_start; /* by phase: updates done when it begins; behind the last one where that has an end */
+  uint64_t seed;
+  uint64_t ir_hash;
+} Program;
+
+Program *program_open(void); /* the running executable's payload and plan, without an executor */
+void program_start(Program *program, uint64_t seed); /* makes the executor */
+/* Ends the program when this trainer cannot run on `device`: FAIL_USAGE or FAIL_ENVIRONMENT. */
+void program_check_device(const char *command, const char *device);
+char *program_text(const Program *program, const char *section); /* NULL: not carried. Terminated, lives on */
+
+const char *program_passes(const Program *program); /* names what the passes made of the model; NULL: not known */
+
+/* The function of a phase: "train", "eval", ...; NULL when absent. */
+const PlanFunc *program_func(const Program *program, int phase, const char *kind);
+int program_phase_at(const Program *program, int64_t step);        /* of update number `step` (from 0) */
+int program_phase_named(const Program *program, const char *name); /* -1: none */
+const PlanSchedule *program_schedule(const Program *program, int phase, const char *name); /* of the phase, or NULL */
+
+void program_enter(Program *program, int phase);         /* fresh, zeroed arenas for the phase's table */
+void program_initialize(Program *program);               /* phase 0, parameters by @init */
+void program_transition(Program *program, int64_t step); /* to the next phase, by its function where it has one */
+
+/* Fills the scalars of `func` that follow from (phase, step): step, lr, t0.., schedules. Data arguments,
+ * inverse_targets and last are the caller's. */
+void program_fill(Program *program, const PlanFunc *func, int64_t step);
+Batch program_batch(Program *program, const PlanFunc *func); /* where the data arguments of `func` lie */
+void program_set_float(Program *program, const PlanFunc *func, const char *name, float value); /* absent: nothing */
+
+#endif

@@ -1,0 +1,507 @@
+/* The command `train`: runs updates, evaluations, transitions and checkpoints in the order of the steps.
+ *
+ * In: the plan's phases, a data directory. Out: a run directory (design section 1). Holds: after update n everything on
+ * disk is a function of (trainer, data, seed, n, conditions); the loop's state is `Trainer`, all of it in a checkpoint.
+ *
+ * At step n, in this order: evaluation, checkpoint; then, before update n+1 of the next phase, the transition and its
+ * evaluation. So a checkpoint at a boundary holds the parameters before the transition, which a resume runs again.
+ */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/checkpoint.h"
+#include "runtime/commands.h"
+#include "runtime/error.h"
+#include "runtime/evaluate.h"
+#include "runtime/memory.h"
+#include "runtime/options.h"
+
+typedef struct TrainOptions {
+  const char *data, *out, *device;
+  int64_t steps, eval_every, checkpoint_every, routing_every, seed; /* steps, seed: -1 when not given */
+  bool resume;
+} TrainOptions;
+
+typedef struct Trainer {
+  TrainOptions options;
+  Program *program;
+  TokenFile *train, *valid;
+  DataOrder order;
+  Log *log;
+  Text line;
+  float *gradient_sum; /* with accumulation: the sum so far, as large as the table's arenas */
+  int64_t gradient_size;
+  int64_t step, last; /* updates done; the last one */
+  double flops;
+  const char *version;
+  double density;
+  double seconds_per_step; /* smoothed, for the time left */
+  const char *checkpoint;  /* the last one written or read; NULL: none */
+} Trainer;
+
+/* What the micro-batches of an update gave, by result of the function. */
+typedef struct Sums {
+  double *scalar; /* loss, ce, pairs: sums; aux.*, metric.*: sums to be divided by `accumulate` */
+  double **load;  /* load.*: by expert */
+} Sums;
+
+static const char *phase_name(const Trainer *t) {
+  return t->program->plan->phases[t->program->phase].name;
+}
+
+/* ---------------------------------------------------------------- one update */
+
+/* The one training function of the phase, or, where it has versions, the one for the density that the previous update
+ * measured: wide above 1.05 times the crossover, packed below 0.95 times, otherwise as before. */
+static const PlanFunc *choose_version(Trainer *t) {
+  Program *p = t->program;
+  const PlanFunc *single = program_func(p, p->phase, "train");
+  const PlanFunc *packed = program_func(p, p->phase, "train.packed"), *wide = program_func(p, p->phase, "train.wide");
+  if (single) {
+    t->version = "single";
+    return single;
+  }
+  if (!packed || !wide)
+    runtime_fail(FAIL_BUG, "phase %s has no function train", phase_name(t));
+  double crossover = p->plan->phases[p->phase].crossover;
+  bool was_wide = t->density >= 0 && strcmp(t->version, "wide") == 0;
+  bool now_wide = t->density > 1.05 * crossover || (was_wide && t->density >= 0.95 * crossover);
+  t->version = now_wide ? "wide" : "packed";
+  return now_wide ? wide : packed;
+}
+
+static bool starts_with(const char *text, const char *prefix) {
+  return strncmp(text, prefix, strlen(prefix)) == 0;
+}
+
+static bool is_scalar(const PlanResult *result) {
+  return !result->parameter && result->type == PLAN_F32 && result->shape.elements == 1 &&
+         !starts_with(result->label, "load.");
+}
+
+static Sums sums_new(const PlanFunc *func) {
+  Sums sums = {runtime_allocate((size_t)func->result_count, sizeof(double)),
+               runtime_allocate((size_t)func->result_count, sizeof(double *))};
+  for (int i = 0; i < func->result_count; i++)
+    if (starts_with(func->results[i].label, "load."))
+      sums.load[i] = runtime_allocate((size_t)func->results[i].shape.elements, sizeof(double));
+  return sums;
+}
+
+static void sums_free(Sums *sums, const PlanFunc *func) {
+  for (int i = 0; i < func->result_count; i++)
+    free(sums->load[i]);
+  free(sums->load);
+  free(sums->scalar);
+}
+
+static void sums_add(Sums *sums, const Executor *executor, const PlanFunc *func) {
+  for (int i = 0; i < func->result_count; i++) {
+    const PlanResult *result = &func->results[i];
+    const float *at = executor_memory(executor, result->at);
+    if (is_scalar(result))
+      sums->scalar[i] += (double)*at;
+    for (int64_t e = 0; sums->load[i] && e < result->shape.elements; e++)
+      sums->load[i][e] += (double)at[e];
+  }
+}
+
+/* The scalar of that name; `otherwise` when the function has none. */
+static double sums_find(const Sums *sums, const PlanFunc *func, const char *label, double otherwise) {
+  for (int i = 0; i < func->result_count; i++)
+    if (!func->results[i].parameter && strcmp(func->results[i].label, label) == 0)
+      return sums->scalar[i];
+  return otherwise;
+}
+
+/* Keeps grad = sum of the micro-batches so far, added in their order. */
+static void add_gradients(Trainer *t, int64_t micro) {
+  const Arenas *arenas = t->program->arenas;
+  int64_t accumulate = t->program->plan->run.accumulate, size = arenas->table->size;
+  if (accumulate == 1)
+    return;
+  if (t->gradient_size != size) {
+    if (t->gradient_sum)
+      memory_unmap(t->gradient_sum, t->gradient_size * (int64_t)sizeof(float));
+    t->gradient_sum = memory_map("sums of gradients", size * (int64_t)sizeof(float));
+    t->gradient_size = size;
+  }
+  float *sum = t->gradient_sum, *grad = arenas->grad;
+  bool first = micro == 0, last = micro + 1 == accumulate;
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < size; i++) {
+    float total = first ? grad[i] : sum[i] + grad[i];
+    sum[i] = total;
+    if (last)
+      grad[i] = total;
+  }
+}
+
+static Sums run_micro_batches(Trainer *t, const PlanFunc *func) {
+  Program *p = t->program;
+  const PlanRun *run = &p->plan->run;
+  Sums sums = sums_new(func);
+  for (int64_t micro = 0; micro < run->accumulate; micro++) {
+    Batch batch = program_batch(p, func);
+    batch_fill_training(&batch, t->train, &t->order, t->step, run->batch, micro, run->accumulate);
+    program_fill(p, func, t->step);
+    program_set_float(p, func, "inverse_targets", (float)(1.0 / (double)(run->batch * run->sequence)));
+    executor_run(p->executor, func);
+    sums_add(&sums, p->executor, func);
+    add_gradients(t, micro);
+  }
+  return sums;
+}
+
+static _Noreturn void diverged(Trainer *t, const char *what, double value) {
+  log_end_line(t->log);
+  log_sync(t->log);
+  runtime_fail(FAIL_USER, "step %" PRId64 " (phase %s): %s is %f; training stops, the last checkpoint is %s",
+               t->step + 1, phase_name(t), what, value, t->checkpoint ? t->checkpoint : "not there yet");
+}
+
+static float run_update(Trainer *t) {
+  Program *p = t->program;
+  char *name = string_format("%s.update", p->arenas->table->name);
+  const PlanFunc *update = plan_func(p->plan, name);
+  if (!update)
+    runtime_fail(FAIL_BUG, "the plan has no function %s", name);
+  free(name);
+  program_fill(p, update, t->step);
+  executor_run(p->executor, update);
+  t->flops += update->flops;
+  return executor_scalar(p->executor, update, "grad_norm");
+}
+
+static void write_schedule(Text *line, const char *key, const PlanSchedule *schedule, int64_t step) {
+  text_format(line, ",\"%s\":", key);
+  if (schedule)
+    text_json_float(line, plan_schedule_value(schedule, step));
+  else
+    text_append(line, "null", 4);
+}
+
+/* The line of update number `step` + 1, which is done but not yet counted. */
+static void write_metrics(Trainer *t, const PlanFunc *func, const Sums *sums, float grad_norm, double experts,
+                          double seconds) {
+  const Program *p = t->program;
+  const PlanRun *run = &p->plan->run;
+  int64_t per_step = run->batch * run->sequence;
+  Text *line = &t->line;
+  text_format(line, "{\"step\":%" PRId64 ",\"phase\":", t->step + 1);
+  text_json_string(line, phase_name(t));
+  text_format(line, ",\"loss\":");
+  text_json_double(line, sums_find(sums, func, "loss", NAN));
+  text_format(line, ",\"ce\":");
+  text_json_double(line, sums_find(sums, func, "ce", NAN));
+  write_schedule(line, "lr", plan_schedule(p->plan, "lr"), t->step);
+  write_schedule(line, "tau", program_schedule(p, p->phase, "tau"), t->step - p->phase_start[p->phase]);
+  text_format(line, ",\"grad_norm\":");
+  text_json_float(line, grad_norm);
+  text_format(line, ",\"tokens\":%" PRId64 ",\"tokens_per_s\":%.1f,\"flops\":", (t->step + 1) * per_step,
+              (double)per_step / seconds);
+  text_json_double(line, t->flops);
+  text_format(line, ",\"experts_per_token\":");
+  text_json_double(line, experts);
+  text_format(line, ",\"version\":\"%s\"", t->version);
+  for (int i = 0; i < func->result_count; i++) {
+    const char *label = func->results[i].label;
+    if (!starts_with(label, "aux.") && !starts_with(label, "metric."))
+      continue;
+    text_append(line, ",", 1);
+    text_json_string(line, strchr(label, '.') + 1);
+    text_append(line, ":", 1);
+    text_json_double(line, sums->scalar[i] / (double)run->accumulate);
+  }
+  text_append(line, "}", 1);
+  log_line(t->log, LOG_METRICS, line);
+}
+
+static void write_routing(Trainer *t, const PlanFunc *func, const Sums *sums) {
+  Text *line = &t->line;
+  const char *separator = "";
+  if (routed_layers(func) == 0 || t->step % t->options.routing_every != 0)
+    return;
+  text_format(line, "{\"step\":%" PRId64 ",\"phase\":", t->step + 1);
+  text_json_string(line, phase_name(t));
+  text_format(line, ",\"load\":{");
+  for (int i = 0; i < func->result_count; i++) {
+    if (!sums->load[i])
+      continue;
+    text_format(line, "%s", separator);
+    text_json_string(line, strchr(func->results[i].label, '.') + 1);
+    for (int64_t e = 0; e < func->results[i].shape.elements; e++)
+      text_format(line, "%s%.0f", e ? "," : ":[", sums->load[i][e]);
+    text_append(line, "]", 1);
+    separator = ",";
+  }
+  text_append(line, "}}", 2);
+  log_line(t->log, LOG_ROUTING, line);
+}
+
+static void show_progress(Trainer *t, double loss, double experts, double seconds) {
+  const PlanRun *run = &t->program->plan->run;
+  t->seconds_per_step = t->seconds_per_step > 0 ? 0.9 * t->seconds_per_step + 0.1 * seconds : seconds;
+  int64_t left = (int64_t)(t->seconds_per_step * (double)(t->last - t->step));
+  log_progress(
+      t->log,
+      "step %" PRId64 "/%" PRId64 "  %s  loss %.4f  %.2f experts/token  %.0f tokens/s  %" PRId64 ":%02d:%02d left",
+      t->step, t->last, phase_name(t), loss, experts, (double)(run->batch * run->sequence) / t->seconds_per_step,
+      left / 3600, (int)(left / 60 % 60), (int)(left % 60));
+}
+
+static void run_step(Trainer *t) {
+  const PlanRun *run = &t->program->plan->run;
+  double start = log_seconds();
+  const PlanFunc *func = choose_version(t);
+  Sums sums = run_micro_batches(t, func);
+  double loss = sums_find(&sums, func, "loss", NAN), pairs = sums_find(&sums, func, "pairs", 0);
+  if (!isfinite(loss))
+    diverged(t, "the loss", loss);
+  float grad_norm = run_update(t);
+  if (!isfinite(grad_norm))
+    diverged(t, "the norm of the gradient", (double)grad_norm);
+  int layers = routed_layers(func);
+  double experts = layers > 0 ? pairs / ((double)(run->batch * run->sequence) * layers) : 1;
+  t->flops += (double)run->accumulate * func->flops + pairs * func->flops_per_pair;
+  t->density = experts;
+  double seconds = log_seconds() - start;
+  write_metrics(t, func, &sums, grad_norm, experts, seconds);
+  write_routing(t, func, &sums);
+  sums_free(&sums, func);
+  t->step++;
+  show_progress(t, loss, experts, seconds);
+}
+
+/* ---------------------------------------------------------------- between updates */
+
+static void run_evaluation(Trainer *t) {
+  Evaluation e = evaluate(t->program, t->valid, t->step);
+  evaluation_print(&t->line, t->program, &e, "valid", t->step);
+  log_line(t->log, LOG_METRICS, &t->line);
+  if (isnan(e.ce_gate))
+    log_note(t->log, "step %" PRId64 "  %s  valid ppl %.3f", t->step, phase_name(t), exp(e.ce));
+  else
+    log_note(t->log, "step %" PRId64 "  %s  valid ppl %.3f  with the training gate %.3f", t->step, phase_name(t),
+             exp(e.ce), exp(e.ce_gate));
+}
+
+static void conditions(const Trainer *t, CheckpointState *s) {
+  const Program *p = t->program;
+  s->device = "cpu";
+  s->cpu_level = executor_cpu_level(p->executor);
+  s->library = executor_library(p->executor);
+  s->threads = executor_threads(p->executor);
+  s->data_ranks = s->expert_ranks = 1;
+  s->passes = program_passes(p);
+}
+
+static void run_checkpoint(Trainer *t) {
+  const Program *p = t->program;
+  CheckpointState s = {.step = t->step,
+                       .phase = phase_name(t),
+                       .next_phase = p->plan->phases[program_phase_at(p, t->step)].name,
+                       .seed = p->seed,
+                       .sequences = t->step * p->plan->run.batch,
+                       .train_tokens = t->train->count,
+                       .flops = t->flops,
+                       .version = t->version,
+                       .density = t->density,
+                       .ir_hash = p->ir_hash,
+                       .tokenizer_hash = t->train->tokenizer_hash};
+  conditions(t, &s);
+  log_note(t->log, "step %" PRId64 "  %s  checkpoint step-%08" PRId64, t->step, s.phase, t->step);
+  memcpy(s.log_offset, t->log->offset, sizeof s.log_offset);
+  log_sync(t->log);
+  checkpoint_write(t->options.out, p, &s);
+  t->checkpoint = checkpoint_newest(t->options.out);
+}
+
+static void run_transition(Trainer *t) {
+  log_note(t->log, "step %" PRId64 "  phase %s ends, %s begins", t->step, phase_name(t),
+           t->program->plan->phases[t->program->phase + 1].name);
+  program_transition(t->program, t->step);
+  t->density = -1;
+  run_evaluation(t);
+}
+
+static bool due(int64_t step, int64_t every) {
+  return every > 0 && step % every == 0;
+}
+
+static void train_loop(Trainer *t, bool resumed) {
+  const Program *p = t->program;
+  bool fresh = !resumed;
+  for (;; fresh = true) {
+    bool ends = t->step == t->last, boundary = program_phase_at(p, t->step) != p->phase;
+    bool start = t->step == 0 && !ends;
+    if (fresh && !start) {
+      if (ends || boundary || due(t->step, t->options.eval_every))
+        run_evaluation(t);
+      if (ends || boundary || due(t->step, t->options.checkpoint_every))
+        run_checkpoint(t);
+    }
+    if (ends)
+      return;
+    if (boundary)
+      run_transition(t);
+    run_step(t);
+  }
+}
+
+/* ---------------------------------------------------------------- starting */
+
+/* The files of a run that do not change; config.json, which marks the directory as a run, comes last. */
+static void write_constants(const Trainer *t) {
+  const TrainOptions *o = &t->options;
+  char *checkpoints = string_format("%s/checkpoints", o->out), *from = string_format("%s/tokenizer", o->data),
+       *to = string_format("%s/tokenizer", o->out);
+  directory_create(checkpoints);
+  directory_copy(from, to);
+  static const char tuning[] = "{\"format\":1,\"choices\":[]}\n"; /* on the CPU nothing is chosen by timing */
+  const PayloadSection *ir = payload_section(t->program->payload, SECTION_IR),
+                       *config = payload_section(t->program->payload, SECTION_CONFIG);
+  const struct {
+    const char *name;
+    const void *data;
+    size_t size;
+  } files[] = {{"tuning.json", tuning, sizeof tuning - 1},
+               {SECTION_IR, ir->data, ir->size},
+               {SECTION_CONFIG, config->data, config->size}};
+  for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+    char *path = string_format("%s/%s", o->out, files[i].name);
+    file_replace(path, files[i].data, files[i].size);
+    free(path);
+  }
+  free(checkpoints);
+  free(from);
+  free(to);
+}
+
+static void start_fresh(Trainer *t) {
+  static const int64_t nothing[LOG_COUNT];
+  write_constants(t);
+  t->log = log_open(t->options.out, nothing);
+  t->version = "single";
+  t->density = -1;
+  program_start(t->program, t->options.seed < 0 ? 1 : (uint64_t)t->options.seed);
+  program_initialize(t->program);
+}
+
+static void warn_text(Trainer *t, const char *what, const char *before, const char *now) {
+  if (strcmp(before ? before : "-", now ? now : "-") != 0)
+    log_note(t->log, "warning: the checkpoint was written with %s %s, this is %s: the bits will differ", what,
+             before ? before : "-", now ? now : "-");
+}
+
+static void warn_conditions(Trainer *t, const CheckpointState *before) {
+  CheckpointState now = {0};
+  char threads[2][32];
+  conditions(t, &now);
+  snprintf(threads[0], sizeof threads[0], "%" PRId64, before->threads);
+  snprintf(threads[1], sizeof threads[1], "%" PRId64, now.threads);
+  warn_text(t, "device", before->device, now.device);
+  warn_text(t, "CPU level", before->cpu_level, now.cpu_level);
+  warn_text(t, "library", before->library, now.library);
+  warn_text(t, "threads", threads[0], threads[1]);
+  warn_text(t, "passes", before->passes, now.passes);
+}
+
+static void start_resumed(Trainer *t, const char *path) {
+  Program *p = t->program;
+  CheckpointState s = checkpoint_read_state(path);
+  if (s.ir_hash != p->ir_hash)
+    runtime_fail(FAIL_USER,
+                 "%s: written by a trainer of another model (hash of the IR %016" PRIx64
+                 ", this trainer's is %016" PRIx64 ")",
+                 path, s.ir_hash, p->ir_hash);
+  if (s.tokenizer_hash != t->train->tokenizer_hash || s.train_tokens != t->train->count)
+    runtime_fail(FAIL_USER,
+                 "%s: other data than the run's: %" PRId64 " tokens, the checkpoint has seen a file of %" PRId64,
+                 t->train->path, t->train->count, s.train_tokens);
+  if (t->options.seed >= 0 && (uint64_t)t->options.seed != s.seed)
+    runtime_fail(FAIL_USER, "--seed=%" PRId64 ": the run's seed is %" PRIu64 " and cannot change", t->options.seed,
+                 s.seed);
+  program_start(p, s.seed);
+  checkpoint_load(path, p, &s, true);
+  t->log = log_open(t->options.out, s.log_offset);
+  t->step = s.step;
+  t->flops = s.flops;
+  t->version = s.version;
+  t->density = s.density;
+  t->checkpoint = path;
+  warn_conditions(t, &s);
+}
+
+/* Whether a checkpoint was found and resumed from. */
+static bool start(Trainer *t) {
+  const char *out = t->options.out;
+  char *config = string_format("%s/%s", out, SECTION_CONFIG), *newest = checkpoint_newest(out);
+  bool holds_run = newest || file_exists(config);
+  if (t->options.resume && !directory_exists(out))
+    runtime_fail(FAIL_USER, "--resume: no run directory %s", out);
+  if (!t->options.resume && holds_run)
+    runtime_fail(FAIL_USER, "%s holds a run already: --resume continues it, another --out begins a new one", out);
+  free(config);
+  if (newest) {
+    start_resumed(t, newest);
+    return true;
+  }
+  start_fresh(t);
+  if (t->options.resume)
+    log_note(t->log, "no checkpoint in %s yet: the run begins anew", out);
+  return false;
+}
+
+static void open_data(Trainer *t) {
+  const PlanRun *run = &t->program->plan->run;
+  t->train = token_file_open(t->options.data, "train");
+  t->valid = token_file_open(t->options.data, "valid");
+  token_file_check(t->train, run->vocabulary, run->sequence + 1);
+  token_file_check(t->valid, run->vocabulary, 2);
+  if (t->valid->tokenizer_hash != t->train->tokenizer_hash)
+    runtime_fail(FAIL_USER, "%s: made by another tokenizer than %s", t->valid->path, t->train->path);
+}
+
+static TrainOptions parse(int argc, char **argv) {
+  TrainOptions o = {
+      .device = "cpu", .steps = -1, .eval_every = 500, .checkpoint_every = 1000, .routing_every = 10, .seed = -1};
+  const Option options[] = {{"--data", OPTION_TEXT, &o.data, 0},
+                            {"--out", OPTION_TEXT, &o.out, 0},
+                            {"--device", OPTION_TEXT, &o.device, 0},
+                            {"--steps", OPTION_INTEGER, &o.steps, 0},
+                            {"--eval-every", OPTION_INTEGER, &o.eval_every, 0},
+                            {"--checkpoint-every", OPTION_INTEGER, &o.checkpoint_every, 0},
+                            {"--routing-every", OPTION_INTEGER, &o.routing_every, 1},
+                            {"--seed", OPTION_INTEGER, &o.seed, 0},
+                            {"--resume", OPTION_FLAG, &o.resume, 0}};
+  options_parse("train", argc, argv, options, sizeof options / sizeof *options, NULL);
+  if (!o.data || !o.out)
+    runtime_fail(FAIL_USAGE, "train: %s is missing", o.data ? "--out R" : "--data D");
+  program_check_device("train", o.device);
+  return o;
+}
+
+int trainer_train(int argc, char **argv) {
+  Trainer t = {.options = parse(argc, argv), .program = program_open()};
+  const PlanRun *run = &t.program->plan->run;
+  open_data(&t);
+  bool resumed = start(&t);
+  t.order = data_order(t.train, run->sequence, t.program->seed);
+  t.last = t.options.steps >= 0 ? t.options.steps : run->steps;
+  log_note(t.log, "%s: %s, %d threads, %s; steps %" PRId64 " to %" PRId64 ", seed %" PRIu64, t.program->plan->module,
+           executor_cpu_level(t.program->executor), executor_threads(t.program->executor),
+           executor_library(t.program->executor), t.step, t.last, t.program->seed);
+  if (t.train->vocabulary < run->vocabulary)
+    log_note(t.log, "the data has %" PRId64 " token ids, the model %" PRId64 ": some are never used",
+             t.train->vocabulary, run->vocabulary);
+  if (t.step > t.last || (resumed && t.step == t.last)) {
+    log_note(t.log, "step %" PRId64 " is done already", t.last);
+    return 0;
+  }
+  train_loop(&t, resumed);
+  return 0;
+}

@@ -1,0 +1,7 @@
+-- RUN: not %moec ir %s 2>&1 | FileCheck %s
+-- CHECK: error_endless_loop.lua:6: the script ran more than 500 million instructions: does a loop never end?
+-- CHECK-NOT: {{.}}
+local n = 0
+while true do
+  n = n + 1
+end

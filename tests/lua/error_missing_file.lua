@@ -1,0 +1,2 @@
+-- RUN: not %moec ir %t.no-such-file.lua 2>&1 | FileCheck %s
+-- CHECK: cannot read the script {{.*}}no-such-file.lua: No such file or directory

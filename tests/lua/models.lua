@@ -1,0 +1,11 @@
+-- The models of models/ compile at every size.
+-- RUN: %moec ir %root/models/gpt_evomoe.lua | FileCheck %s --check-prefix=PAPER
+-- RUN: %moec ir %root/models/gpt_evomoe.lua -D size=tiny | FileCheck %s --check-prefix=TINY
+-- RUN: %moec ir %root/models/gpt_evomoe.lua -D size=small > %t
+-- RUN: %moec ir %root/models/gpt_evomoe.lua -D size=demo > %t
+-- RUN: %moec ir %root/models/gpt_switch.lua -D size=tiny > %t
+-- RUN: %moec ir %root/models/gpt_dense.lua -D wider=true | FileCheck %s --check-prefix=WIDER
+-- PAPER: sym N=65536 S=64 V=50257 D=1024 T=1024 F=4096
+-- PAPER: param @h24.moe.w1: f32[E,F,D]
+-- TINY: run steps=30 batch=8 accumulate=1 sequence=64 vocabulary=512
+-- WIDER: F=4400
