@@ -17,10 +17,6 @@
 
 enum { MAX_UNITS = 8, KERNELS_PER_UNIT = 12, MESSAGE_BYTES = 2000 };
 
-/* No errno and no traps: neither is ever looked at, and both forbid vectorisation. No contraction: the kernels say
- * themselves where a multiply-add is fused, so that both levels round alike. NaN and infinity stay exact. */
-static const char flags[] = "-std=gnu11 -O3 -fPIC -fopenmp -fno-math-errno -fno-trapping-math -ffp-contract=off";
-
 typedef struct Job {
   const char *command; /* run by sh in the build directory, standard error into `log` */
   const char *log;
@@ -173,8 +169,8 @@ void kernels_compile(Arena *arena, const KernelSet *set, CompiledKernels *levels
     for (int i = 0; i < level_count; i++) {
       const char *object = arena_print(arena, "unit%u.%s.o", u, levels[i].level);
       objects[i] = arena_print(arena, "%s %s", objects[i] ? objects[i] : "", object);
-      Job job = {.command = arena_print(arena, "%s %s -march=%s -c unit%u.c -o %s", compiler, flags, levels[i].level, u,
-                                        object),
+      Job job = {.command = arena_print(arena, "%s %s -march=%s -c unit%u.c -o %s", compiler, KERNEL_C_FLAGS,
+                                        levels[i].level, u, object),
                  .log = arena_print(arena, "%s.log", object)};
       vec_push(arena, compiles, job);
     }

@@ -25,10 +25,11 @@ extern const LowerRule lower_rule[OP_COUNT]; /* lower.c, from ops.def */
 int64_t type_rows(const Module *m, Type t);
 int64_t type_columns(const Module *m, Type t);
 
-/* lower_place.c: storages of all values, views resolved, results pinned into the flat arenas where that is safe. */
+/* lower_place.c: storages of all values, views resolved. */
 void lower_places(Lower *l);
 uint32_t lower_storage(Lower *l, Storage s);
-/* Copies to the arenas what could not be made there, behind the last instruction. */
+/* Behind the last instruction: results go into the flat arenas, where they are made when that is safe, else by a copy.
+ */
 void lower_results(Lower *l);
 
 /* Building a step: begin, add fields in the order of the text, end. Reading a constant that only kernels used so far

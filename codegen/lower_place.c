@@ -135,88 +135,6 @@ static void place_outputs(Lower *l, uint32_t index) {
   }
 }
 
-/* ---------------------------------------------------------------- pinning */
-
-/* Instructions first..last are one step. */
-static void step_range(const Func *f, uint32_t inst, uint32_t *first, uint32_t *last) {
-  uint32_t group = f->insts[inst].group;
-  *first = *last = inst;
-  while (group != NO_GROUP && *first > 0 && f->insts[*first - 1].group == group)
-    --*first;
-  while (group != NO_GROUP && *last + 1 < vec_len(f->insts) && f->insts[*last + 1].group == group)
-    ++*last;
-}
-
-/* Whether the step first..last, which reads `old` and makes `made` in its place, is a loop over elements that reads an
- * element only before it writes it. */
-static bool overwrites_elementwise(const Lower *l, ValueId old, ValueId made, uint32_t first, uint32_t last) {
-  const Func *f = l->func;
-  Type type = lower_type(l, made);
-  int64_t rows = type_rows(l->module, type), columns = type_columns(l->module, type);
-  for (uint32_t i = first; i <= last; i++) {
-    const Inst *inst = &f->insts[i];
-    if (op_info[inst->op].flags & FLAG_VIEW)
-      continue;
-    if (!(op_info[inst->op].flags & FLAG_ELEMENTWISE))
-      return false;
-    Type out = lower_type(l, inst->output[0]);
-    for (int k = 0; k < inst->input_count; k++)
-      if (inst->input[k] == old &&
-          (i > f->values[made].inst || type_rows(l->module, out) != rows || type_columns(l->module, out) != columns))
-        return false;
-  }
-  return type_rows(l->module, lower_type(l, old)) == rows && l->ld[old] == columns;
-}
-
-/* Whether `made` may be written to the target as soon as it is computed. */
-static bool may_pin(const Lower *l, ValueId made, Target target, int64_t bytes) {
-  uint32_t first, last;
-  step_range(l->func, l->func->values[made].inst, &first, &last);
-  for (uint32_t v = 0; v < vec_len(l->func->values); v++) {
-    const ValuePlace *place = &l->plan->values[v];
-    const Storage *s = &l->plan->storages[place->place.storage];
-    if (s->space != target.space || s->offset >= target.offset + bytes || target.offset >= s->offset + s->bytes)
-      continue;
-    if (l->last_use[v] < first)
-      continue;
-    bool same = s->offset + place->place.offset == target.offset;
-    if (l->last_use[v] > last || !same || !overwrites_elementwise(l, v, made, first, last))
-      return false;
-  }
-  return true;
-}
-
-/* Puts the storage of a result into its arena, if that is safe. */
-static bool pin(Lower *l, ValueId v, Target target) {
-  const ValuePlace *place = &l->plan->values[v];
-  Storage *s = &l->plan->storages[place->place.storage];
-  Type type = lower_type(l, v);
-  int64_t bytes = type_bytes(l, type);
-  bool whole = place->place.offset == 0 && s->bytes == bytes &&
-               (place->ld == type_columns(l->module, type) || type_rows(l->module, type) == 1);
-  if (s->space != SPACE_ACT || s->argument || s->fill != NO_INST || !whole || !may_pin(l, s->value, target, bytes))
-    return false;
-  s->space = target.space;
-  s->offset = target.offset;
-  return true;
-}
-
-static void pin_results(Lower *l) {
-  for (uint32_t i = 0; i < vec_len(l->func->results); i++) {
-    const Result *result = &l->func->results[i];
-    const ValuePlace *place = &l->plan->values[result->value];
-    Storage *s = &l->plan->storages[place->place.storage];
-    Target target;
-    if (!result_target(l->func, result->label, &target))
-      s->result = true;
-    else if (s->space != target.space || s->offset + place->place.offset != target.offset)
-      pin(l, result->value, target);
-    ValueId extent = lower_type(l, result->value).extent;
-    if (extent != NO_VALUE)
-      l->plan->storages[l->plan->values[extent].place.storage].result = true;
-  }
-}
-
 void lower_places(Lower *l) {
   const Func *f = l->func;
   l->plan->values = arena_alloc(l->arena, (vec_len(f->values) + 1) * sizeof *l->plan->values);
@@ -228,7 +146,99 @@ void lower_places(Lower *l) {
     place_outputs(l, i);
   for (uint32_t v = 0; v < vec_len(f->values); v++)
     l->ld[v] = l->plan->values[v].ld;
-  pin_results(l);
+}
+
+/* ---------------------------------------------------------------- pinning */
+
+/* A step that reads an arena, from before any result stands in it. */
+typedef struct ArenaRead {
+  uint32_t step;
+  const Field *field;
+} ArenaRead;
+
+static ArenaRead *find_arena_reads(const Lower *l) {
+  ArenaRead *reads = NULL;
+  for (uint32_t i = 0; i < vec_len(l->plan->steps); i++)
+    for (uint32_t k = 0; k < vec_len(l->plan->steps[i].fields); k++) {
+      const Field *field = &l->plan->steps[i].fields[k];
+      if ((field->kind == FIELD_READ || field->kind == FIELD_COUNT) &&
+          l->plan->storages[field->place.storage].space != SPACE_ACT)
+        vec_push(l->arena, reads, (ArenaRead){i, field});
+    }
+  return reads;
+}
+
+static bool overlaps(const Storage *s, Target target, int64_t bytes) {
+  return s->space == target.space && s->offset < target.offset + bytes && target.offset < s->offset + s->bytes;
+}
+
+/* Whether a kernel may write `made` over what it reads as `old`. */
+static bool may_overwrite(const Lower *l, const Field *old, const Field *made) {
+  if (!old->in_place || !made->in_place)
+    return false;
+  Type from = lower_type(l, old->value), to = lower_type(l, made->value);
+  return from.dtype == to.dtype && type_rows(l->module, from) == type_rows(l->module, to) &&
+         type_columns(l->module, from) == type_columns(l->module, to) && l->ld[old->value] == l->ld[made->value];
+}
+
+/* The operand through which the step writes the storage, or NULL. */
+static const Field *find_write(const Step *step, uint32_t storage) {
+  for (uint32_t k = 0; k < vec_len(step->fields); k++)
+    if (step->fields[k].kind == FIELD_WRITE && step->fields[k].place.storage == storage)
+      return &step->fields[k];
+  return NULL;
+}
+
+/* Whether the storage may stand at the target from its first write on: nobody reads what was there later than that
+ * step, the step itself only element by element, and no result is what was there. */
+static bool may_pin(const Lower *l, uint32_t storage, Target target, const ArenaRead *reads) {
+  int64_t bytes = l->plan->storages[storage].bytes;
+  uint32_t made = 0;
+  while (made < vec_len(l->plan->steps) && !find_write(&l->plan->steps[made], storage))
+    made++;
+  if (made == vec_len(l->plan->steps))
+    return false;
+  for (uint32_t i = 0; i < vec_len(reads); i++) {
+    const Storage *s = &l->plan->storages[reads[i].field->place.storage];
+    if (reads[i].step < made || !overlaps(s, target, bytes))
+      continue;
+    if (reads[i].step > made || s->offset + reads[i].field->place.offset != target.offset ||
+        !may_overwrite(l, reads[i].field, find_write(&l->plan->steps[made], storage)))
+      return false;
+  }
+  for (uint32_t i = 0; i < vec_len(l->func->results); i++)
+    if (overlaps(&l->plan->storages[lower_place(l, l->func->results[i].value).storage], target, bytes))
+      return false;
+  return true;
+}
+
+/* Puts the storage of a result into its arena, if that is safe. */
+static void pin(Lower *l, ValueId v, Target target, const ArenaRead *reads) {
+  const ValuePlace *place = &l->plan->values[v];
+  Storage *s = &l->plan->storages[place->place.storage];
+  Type type = lower_type(l, v);
+  bool whole = place->place.offset == 0 && s->bytes == type_bytes(l, type) &&
+               (place->ld == type_columns(l->module, type) || type_rows(l->module, type) == 1);
+  if (s->space != SPACE_ACT || s->argument || s->fill != NO_INST || !whole ||
+      !may_pin(l, place->place.storage, target, reads))
+    return;
+  s->space = target.space;
+  s->offset = target.offset;
+}
+
+static void pin_results(Lower *l) {
+  const ArenaRead *reads = find_arena_reads(l);
+  for (uint32_t i = 0; i < vec_len(l->func->results); i++) {
+    const Result *result = &l->func->results[i];
+    Target target;
+    if (result_target(l->func, result->label, &target))
+      pin(l, result->value, target, reads);
+    else
+      l->plan->storages[lower_place(l, result->value).storage].result = true;
+    ValueId extent = lower_type(l, result->value).extent;
+    if (extent != NO_VALUE)
+      l->plan->storages[lower_place(l, extent).storage].result = true;
+  }
 }
 
 /* ---------------------------------------------------------------- results */
@@ -277,6 +287,7 @@ static void touch_constant(Lower *l, Place place) {
 }
 
 void lower_results(Lower *l) {
+  pin_results(l);
   PendingCopy *copies = NULL;
   for (uint32_t i = 0; i < vec_len(l->func->results); i++) {
     const Result *result = &l->func->results[i];

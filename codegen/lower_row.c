@@ -25,6 +25,8 @@ void lower_kernel(Lower *l, uint32_t first, uint32_t last) {
       step_read(l, &s, NULL, lower_place(l, operand->value));
     else
       step_write(l, &s, NULL, lower_place(l, operand->value));
+    vec_last(s.fields).in_place = operand->in_place;
+    vec_last(s.fields).value = operand->value;
   }
   step_end(l, &s);
 }

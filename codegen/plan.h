@@ -73,7 +73,9 @@ typedef struct Field {
   int64_t number;
   double real;
   const char *word;
-  Place place; /* READ, WRITE, and COUNT: the i32 whose content is the number */
+  Place place;   /* READ, WRITE, and COUNT: the i32 whose content is the number */
+  bool in_place; /* operand of a kernel that may share memory with another such operand (KernelOperand.in_place) */
+  ValueId value; /* of an operand with in_place */
 } Field;
 
 typedef struct Step {

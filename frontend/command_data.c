@@ -166,8 +166,11 @@ static void write_splits(const char *directory, const char *specification, const
   for (int i = 0; i < SPLIT_COUNT; i++) {
     const Split *split = &splits[i];
     char *path = token_file_path(directory, split_name[i]);
-    token_file_write(path, split->tokens.ids, (int64_t)split->tokens.count, tokenizer_vocabulary(tokenizer),
-                     tokenizer_hash(tokenizer));
+    if (split->tokens.count > 0)
+      token_file_write(path, split->tokens.ids, (int64_t)split->tokens.count, tokenizer_vocabulary(tokenizer),
+                       tokenizer_hash(tokenizer));
+    else if (file_exists(path) && remove(path) != 0) /* one of an earlier time would pass for this data's */
+      runtime_fail(FAIL_ENVIRONMENT, "cannot remove %s", path);
     text_format(&meta, "%s\"%s\":{\"tokens\":%zu,\"bytes\":%zu,\"unigram_ppl\":", i ? "," : "", split_name[i],
                 split->tokens.count, text_size(split));
     text_json_double(&meta, split->perplexity);

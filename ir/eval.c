@@ -209,6 +209,8 @@ static void eval_inst(Evaluation *run, const Inst *inst) {
       ir_bug("interpreter: %s left %%%s with %lld live rows", op_info[inst->op].name, value->name, (long long)t->live);
     tensor_poison(t, t->live); /* whatever the rule left there */
   }
+  if (run->env->observe)
+    run->env->observe(run->env->observe_context, run, (uint32_t)(inst - f->insts));
 }
 
 Evaluation *eval_func(const Func *f, EvalEnvironment *env, Arena *arena) {
@@ -221,6 +223,23 @@ Evaluation *eval_func(const Func *f, EvalEnvironment *env, Arena *arena) {
         run->tensors[v] = bound_tensor(run, &f->values[v]);
   for (uint32_t i = 0; i < vec_len(f->insts); i++)
     eval_inst(run, &f->insts[i]);
+  return run;
+}
+
+Evaluation *eval_again(const Evaluation *base, const bool *anew, Arena *arena) {
+  const Func *f = base->func;
+  Evaluation *run = arena_alloc(arena, sizeof *run);
+  *run = (Evaluation){.func = f, .env = base->env, .arena = arena};
+  run->tensors = arena_alloc(arena, (vec_len(f->values) + 1) * sizeof *run->tensors);
+  for (uint32_t v = 0; v < vec_len(f->values); v++)
+    if (!anew[v])
+      run->tensors[v] = base->tensors[v];
+  for (uint32_t v = 0; v < vec_len(f->values); v++)
+    if (anew[v] && f->values[v].kind != VALUE_RESULT)
+      run->tensors[v] = bound_tensor(run, &f->values[v]);
+  for (uint32_t i = 0; i < vec_len(f->insts); i++)
+    if (anew[f->insts[i].output[0]])
+      eval_inst(run, &f->insts[i]);
   return run;
 }
 

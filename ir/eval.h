@@ -82,12 +82,18 @@ typedef struct EvalBinding {
   const Tensor *tensor;
 } EvalBinding;
 
+typedef struct Evaluation Evaluation;
+
 typedef struct EvalEnvironment {
   Arena *arena; /* of bindings, recorded decisions and conflicts: outlives every run */
   uint64_t seed;
   EvalBinding *bindings; /* arena vector */
   EvalDecisions *record; /* when set, every decision is appended to it */
   EvalReplay *replay;    /* when set, decisions are taken from it */
+  /* When set, called behind every instruction with its index; it may put other tensors of the same shape in place of
+   * the outputs, so that what follows is computed from those. */
+  void (*observe)(void *context, Evaluation *run, uint32_t inst);
+  void *observe_context;
 } EvalEnvironment;
 
 EvalEnvironment *eval_environment_new(Arena *arena, uint64_t seed);
@@ -98,16 +104,19 @@ void eval_bind_parameter(EvalEnvironment *env, const Table *table, const char *n
 
 /* ---------------------------------------------------------------- running */
 
-typedef struct Evaluation {
+struct Evaluation {
   const Func *func;
   EvalEnvironment *env;
   Arena *arena;     /* of this run's tensors */
   Tensor **tensors; /* by ValueId */
-} Evaluation;
+};
 
 /* Runs all of `f`. Values live in `arena` (it may be another than the environment's, and shorter-lived). A missing
  * binding or one of another shape is the caller's bug (ir_bug). */
 Evaluation *eval_func(const Func *f, EvalEnvironment *env, Arena *arena);
+/* Computes anew, from the tensors bound now, the values that `anew` marks (by ValueId; all outputs of an instruction or
+ * none). The others are those of `base`, which must outlive the result. */
+Evaluation *eval_again(const Evaluation *base, const bool *anew, Arena *arena);
 const Tensor *eval_result(const Evaluation *run, const char *label); /* NULL when there is none */
 const Tensor *eval_value(const Evaluation *run, const char *name);   /* by value name; NULL when there is none */
 

@@ -75,6 +75,8 @@ static uint32_t line_length(double a, double b, const float *values, uint32_t co
 static double shortest_between(double low, double high) {
   char text[40];
   double middle_value = low + (high - low) / 2;
+  if (low <= 0 && high >= 0)
+    return 0;
   for (int digits = 1; digits <= 17; digits++) {
     snprintf(text, sizeof text, "%.*g", digits, middle_value);
     double value = strtod(text, NULL);

@@ -391,14 +391,16 @@ static void parse_table(Parser *p) {
 
 /* ---------------------------------------------------------------- schedules and phases */
 
-static void push_value(Parser *p, Schedule *schedule, float value) {
+static void push_value(Parser *p, Schedule *schedule, int64_t count, float value) {
+  if (vec_len(schedule->values) == count)
+    scan_fail(&p->scan, "schedule @%s has more than %lld values", schedule->name, (long long)count);
   if (p->schedule_values++ >= MAX_SCHEDULE_VALUES)
     scan_fail(&p->scan, "more than %d values in all schedules", MAX_SCHEDULE_VALUES);
   vec_push(p->m->arena, schedule->values, value);
 }
 
 /* "linear(a,b,n)" or "raw(v,v,...)" */
-static void parse_run(Parser *p, Schedule *schedule) {
+static void parse_run(Parser *p, Schedule *schedule, int64_t count) {
   Scan *s = &p->scan;
   if (scan_word(s, "linear")) {
     scan_need(s, '(');
@@ -406,13 +408,13 @@ static void parse_run(Parser *p, Schedule *schedule) {
     scan_need(s, ',');
     double b = scan_number(s, "a number");
     scan_need(s, ',');
-    int64_t count = scan_integer(s, "the length of a run", 1, MAX_SCHEDULE_VALUES);
-    for (int64_t i = 0; i < count; i++)
-      push_value(p, schedule, (float)(a + b * (double)i));
+    int64_t length = scan_integer(s, "the length of a run", 1, MAX_SCHEDULE_VALUES);
+    for (int64_t i = 0; i < length; i++)
+      push_value(p, schedule, count, (float)(a + b * (double)i));
   } else if (scan_word(s, "raw")) {
     scan_need(s, '(');
     do {
-      push_value(p, schedule, (float)scan_number(s, "a number"));
+      push_value(p, schedule, count, (float)scan_number(s, "a number"));
     } while (scan_take(s, ','));
   } else {
     scan_expected(s, "'linear(a,b,n)' or 'raw(v,...)'");
@@ -430,7 +432,7 @@ static void parse_schedule(Parser *p) {
       scan_fail(s, "schedule @%s is defined already", schedule->name);
   int64_t count = scan_integer(s, "the number of values", 1, MAX_SCHEDULE_VALUES);
   do {
-    parse_run(p, schedule);
+    parse_run(p, schedule, count);
   } while (scan_take(s, ';'));
   if (vec_len(schedule->values) != count)
     scan_fail(s, "schedule @%s has %u values, expected %lld", schedule->name, vec_len(schedule->values),

@@ -106,14 +106,23 @@ static const char *inst_text(const Fuse *s, uint32_t inst) {
   return arena_print(s->arena, "%s (%s:%d)", op_info[i->op].name, i->loc.file, i->loc.line);
 }
 
-/* An instruction in front of `last`, outside of the trial, that reads v; UINT32_MAX when there is none. */
+/* Where an instruction will stand, as an index of the old order. */
+static uint32_t place_of(const Fuse *s, uint32_t inst) {
+  return s->cluster[inst] == NO_CLUSTER ? inst : s->clusters[s->cluster[inst]].anchor;
+}
+
+/* An instruction that will stand in front of `last`, outside of the trial, and reads v; UINT32_MAX when there is none.
+ */
 static uint32_t early_reader(const Fuse *s, ValueId v, uint32_t last) {
   for (uint32_t i = 0; i < vec_len(s->readers[v]); i++) {
     const uint32_t reader = s->readers[v][i];
-    if (fuse_in_trial(s, reader) || reader >= last)
+    if (fuse_in_trial(s, reader))
       continue;
-    if (!fuse_floats(s, reader))
-      return reader;
+    if (!fuse_floats(s, reader)) {
+      if (place_of(s, reader) < last)
+        return reader;
+      continue;
+    }
     for (int k = 0; k < s->f->insts[reader].output_count; k++) {
       const uint32_t behind = early_reader(s, s->f->insts[reader].output[k], last);
       if (behind != UINT32_MAX)
@@ -149,7 +158,7 @@ static int64_t known_at(const Fuse *s, ValueId v) {
   const uint32_t root = fuse_root(s, v);
   if (root == UINT32_MAX || s->f->insts[root].op == OP_const)
     return -1;
-  return s->cluster[root] == NO_CLUSTER ? root : s->clusters[s->cluster[root]].anchor;
+  return place_of(s, root);
 }
 
 /* Whether the trial, cluster c and instruction `last`, can stand at c's place. What `last` makes is kept from there on:
@@ -210,11 +219,11 @@ static double cluster_traffic(const Fuse *s, uint32_t c) {
 }
 
 /* Where `maker`, the last of its cluster, is better off with its reader `last`, it changes sides. */
-static bool try_steal(Fuse *s, uint32_t maker, uint32_t last) {
+static void try_steal(Fuse *s, uint32_t maker, uint32_t last) {
   Cluster *from = &s->clusters[s->cluster[maker]];
   const uint32_t count = vec_len(from->members);
   if (from->closed || count < 2 || maker != from->anchor || from->members[count - 1] != maker)
-    return false;
+    return;
   const double before = cluster_traffic(s, s->cluster[maker]) + cluster_traffic(s, s->cluster[last]);
   trial_clear(s);
   trial_add_cluster(s, s->cluster[last]);
@@ -222,7 +231,7 @@ static bool try_steal(Fuse *s, uint32_t maker, uint32_t last) {
   trial_close(s);
   if (fuse_kernel_refusal(s) != NULL || fuse_order_refusal(s, last) != NULL ||
       fuse_traffic(s, from->members, count - 1) + fuse_traffic(s, s->trial, vec_len(s->trial)) >= before)
-    return false;
+    return;
   Cluster rest = {.anchor = from->members[count - 2]};
   for (uint32_t i = 0; i + 1 < count; i++) {
     s->cluster[from->members[i]] = vec_len(s->clusters);
@@ -232,7 +241,12 @@ static bool try_steal(Fuse *s, uint32_t maker, uint32_t last) {
   from->members = NULL;
   vec_push(s->arena, s->clusters, rest);
   merge_trial(s, last);
-  return true;
+  const Inst *inst = &s->f->insts[maker];
+  for (int k = 0; k < inst->input_count; k++) { /* what it reads there may be better off here too */
+    const uint32_t root = fuse_root(s, inst->input[k]);
+    if (root != UINT32_MAX && s->cluster[root] != NO_CLUSTER && s->cluster[root] != s->cluster[last])
+      try_steal(s, root, last);
+  }
 }
 
 /* ---------------------------------------------------------------- the search */
@@ -294,6 +308,23 @@ static void visit(Fuse *s, uint32_t inst) {
       try_steal(s, links[i].maker, inst);
 }
 
+/* Tries the makers of all operands of a cluster once more. */
+static void join_makers(Fuse *s, uint32_t c) {
+  for (uint32_t i = 0; i < vec_len(s->clusters[c].members); i++) {
+    const Link *links = find_links(s, s->clusters[c].members[i]);
+    for (uint32_t k = 0; k < vec_len(links); k++) {
+      const uint32_t maker = s->cluster[links[k].maker];
+      if (maker == c || s->clusters[maker].closed)
+        continue;
+      fuse_try_pair(s, maker, c);
+      if (fuse_kernel_refusal(s) != NULL || fuse_order_refusal(s, vec_last(s->trial)) != NULL)
+        continue;
+      merge_trial(s, vec_last(s->trial));
+      return;
+    }
+  }
+}
+
 /* Groups that are there already stand as they are. */
 static void close_old_groups(Fuse *s) {
   const Func *f = s->f;
@@ -339,5 +370,8 @@ bool fuse_func(const PassContext *context, Func *f, const bool *member, const bo
   for (uint32_t i = 0; i < count; i++)
     if (member[i] && s->cluster[i] == NO_CLUSTER)
       visit(s, i);
+  for (uint32_t c = 0; c < vec_len(s->clusters); c++) /* a merged cluster comes up again at the end of the vector */
+    if (!s->clusters[c].closed)
+      join_makers(s, c);
   return fuse_write(s);
 }

@@ -73,9 +73,30 @@ static void splice(char *buffer, size_t at, size_t removed, const char *text, si
 }
 
 static void mutate(char *buffer) {
-  static const char *const words[] = {"4294967296", "-1", "0", "99999999999999999999", "%x", "@w", "<%off>", "E",
-                                      "F*N/D+1", "f32[", "i32[N]", "#", "\n", "{", "}", "1e999", "nan", "-0",
-                                      "281474976710656", "linear(0,0,33554432)", "group 65535 {", "::", "!m", "="};
+  static const char *const words[] = {"4294967296",
+                                      "-1",
+                                      "0",
+                                      "99999999999999999999",
+                                      "%x",
+                                      "@w",
+                                      "<%off>",
+                                      "E",
+                                      "F*N/D+1",
+                                      "f32[",
+                                      "i32[N]",
+                                      "#",
+                                      "\n",
+                                      "{",
+                                      "}",
+                                      "1e999",
+                                      "nan",
+                                      "-0",
+                                      "281474976710656",
+                                      "linear(0,0,33554432)",
+                                      "group 65535 {",
+                                      "::",
+                                      "!m",
+                                      "="};
   size_t size = strlen(buffer);
   if (size < 8)
     return;

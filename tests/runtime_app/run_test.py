@@ -243,6 +243,53 @@ def test_errors(t):
     run(t.runtime, "info", code=1)
 
 
+def test_safetensors(t):
+    """The reader refuses every header that does not describe the file exactly."""
+    path, out = t.dir("in.safetensors"), t.dir("out.safetensors")
+
+    def attempt(header, body=b"", size=None, **expected):
+        header = header if isinstance(header, bytes) else json.dumps(header).encode()
+        open(path, "wb").write(struct.pack("<Q", len(header) if size is None else size) + header + body)
+        run(t.trainer, "exec", "--func=init", f"--in={path}", f"--out={out}", **expected)
+
+    def tensor(begin, end, shape, dtype="F32"):
+        return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+    attempt({})
+    assert safetensors(out) == {}  # init has no results of its own
+    for header, body, message in (
+            (b"{", b"", "header: byte 1"), (b"[]", b"", "no object"), (b"{}x", b"", "something behind"),
+            ({"a": tensor(0, 4, [1])}, b"123", "beyond the end"), ({"a": tensor(0, 4, [2])}, b"1234", "do not fit its shape"),
+            ({"a": tensor(0, 4, [1])}, b"12345", "bytes behind"), ({"a": tensor(4, 8, [1])}, b"12345678", "a hole"),
+            ({"a": tensor(0, 8, [2]), "b": tensor(4, 8, [1])}, b"12345678", "overlap"),
+            ({"a": tensor(0, 4, [1], "F33")}, b"1234", "not known"), ({"a": tensor(0, 4, [-1])}, b"1234", "no size"),
+            ({"a": tensor(0, 4, [2**40, 2**40])}, b"1234", "no size"), ({"a": tensor(0, 4, [1.5])}, b"1234", "no size"),
+            ({"a": tensor(4, 0, [1])}, b"1234", "beyond the end"), ({"a": {"dtype": "F32"}}, b"", "no shape"),
+            ({"a": dict(tensor(0, 4, [1]), data_offsets=[0])}, b"1234", "data_offsets"), ({"a": 3}, b"", "no dtype"),
+            (b'{"a":' + json.dumps(tensor(0, 0, [0])).encode() + b',"a":' + json.dumps(tensor(0, 0, [0])).encode() + b"}", b"", "twice"),
+            ({"a": tensor(0, 4, [1])}, b"1234", "no such argument"), ({"@w": tensor(0, 4, [1])}, b"1234", "the plan wants"),
+            ({"@x": tensor(0, 4, [1])}, b"1234", "no such parameter")):
+        attempt(header, body, code=1, message=message)
+    attempt(b"{}", size=2**40, code=1, message="header of more than")
+    attempt(b"{}", size=9, code=1, message="does not end")
+    open(path, "wb").write(b"123")
+    run(t.trainer, "exec", "--func=init", f"--in={path}", f"--out={out}", code=1, message="shorter than")
+
+
+def test_exec(t):
+    """A function on given tensors: the update of Adam's first step."""
+    path, out = t.dir("update.safetensors"), t.dir("updated.safetensors")
+    tensors = {"lr": ([], [0.5]), "t0": ([], [1.0]), "@w": ([256, 256], [1.0] * toy.W), "grad @w": ([256, 256], [-2.0] * toy.W)}
+    header, body = {"__metadata__": {"format": "pt"}}, b""
+    for name, (shape, values) in tensors.items():
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(body), len(body) + 4 * len(values)]}
+        body += array.array("f", values).tobytes()
+    header = json.dumps(header).encode()
+    open(path, "wb").write(struct.pack("<Q", len(header)) + header + body)
+    run(t.trainer, "exec", "--func=small.update", f"--in={path}", f"--out={out}")
+    assert abs(safetensors(out)["grad_norm"][1][0] - 512) < 1e-3
+
+
 def test_not_finite(t):
     bad, r = os.path.join(t.directory, "bad"), t.dir("bad_run")
     toy.pack(t.runtime, bad, t.directory, bad_step=7)
