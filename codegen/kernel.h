@@ -48,9 +48,9 @@ KernelCall *kernel_lower(KernelSet *set, const Func *f, uint32_t first, uint32_t
   "-std=gnu11 -O3 -fopenmp -fPIC -fno-math-errno -fno-trapping-math -ffp-contract=off -fno-semantic-interposition"
 
 /* CUDA launch of a kernel with `bound` rows: blocks = ceil(bound * rows_per_entry / rows_per_block), at least 1; its
- * parameters are the operands' pointers, `const int *live` (the last entry of the offsets, or NULL) and `long long bound`
- * (rows of dim 0). A kernel with finish_columns > 0 is followed by NAME_finish with the same parameters, a thread per
- * column, 256 threads per block. */
+ * parameters are the operands' pointers, `const int *live` (the last entry of the offsets, or NULL) and `long long
+ * bound` (rows of dim 0). A kernel with finish_columns > 0 is followed by NAME_finish with the same parameters, a
+ * thread per column, 256 threads per block. */
 typedef struct KernelGeometry {
   int threads;
   int64_t rows_per_block, rows_per_entry;

@@ -339,8 +339,8 @@ static uint32_t build_expand(Builder *b, const Inst *inst, uint32_t context) {
 /* combine and unpack: the node stands before the nodes of its context. */
 static uint32_t build_slots(Builder *b, const Inst *inst) {
   ValueId x = inst->input[0], slot = inst->input[1], pair = inst->input[2];
-  Node n = node_new(inst->op == OP_combine ? NODE_COMBINE : NODE_UNPACK, DTYPE_F32,
-                    shape_of(b, inst->output[0]).columns, 0);
+  Node n =
+      node_new(inst->op == OP_combine ? NODE_COMBINE : NODE_UNPACK, DTYPE_F32, shape_of(b, inst->output[0]).columns, 0);
   n.operand = input_operand(b, slot);
   n.ld = row_stride(b, slot);
   n.count = shape_of(b, slot).columns;
@@ -394,8 +394,8 @@ static uint32_t build_rows_sum(Builder *b, const Inst *inst) {
   n.ld = row_stride(b, inst->input[0]);
   n.count = shape_of(b, inst->input[0]).rows / shape_of(b, inst->output[0]).rows;
   n.stride = inner;
-  n.address = inner == 1 ? (RowAddress){1, {{1, 0, n.count}}}
-                         : (RowAddress){2, {{inner, 0, n.count * inner}, {1, inner, 1}}};
+  n.address =
+      inner == 1 ? (RowAddress){1, {{1, 0, n.count}}} : (RowAddress){2, {{inner, 0, n.count * inner}, {1, inner, 1}}};
   b->body->operands[n.operand].exact = false;
   return node_add(b, n);
 }

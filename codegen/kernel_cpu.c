@@ -18,6 +18,12 @@ static int64_t cpu_buffer_limit(const KernelBody *body) {
   return INT64_MAX;
 }
 
+static CWords cpu_words(Arena *arena, const KernelBody *body) {
+  (void)arena;
+  (void)body;
+  return (CWords){.buffer_element = "c", .one_thread = "", .call_arguments = "", .call_template = ""};
+}
+
 static void declare_operands(Printer *p) {
   for (uint32_t i = 0; i < vec_len(p->body->operands); i++) {
     const BodyOperand *o = &p->body->operands[i];
@@ -47,20 +53,10 @@ static const char *parallel_condition(Printer *p, const char *modifier) {
 
 /* Rows of scalars only: vector code over rows. */
 static bool rows_are_lanes(const KernelBody *body) {
-  for (uint32_t i = 0; i < vec_len(body->nodes); i++) {
-    const Node *n = &body->nodes[i];
-    if (node_is_vector(n) || node_is_whole(n) || n->kind == NODE_EXPERT)
+  for (uint32_t i = 0; i < vec_len(body->nodes); i++)
+    if (body->nodes[i].kind == NODE_EXPERT)
       return false;
-  }
-  return body->block_rows == 0;
-}
-
-static bool is_column_sum(const Printer *p, uint32_t output) {
-  return p->body->outputs[output].scratch != NO_OPERAND;
-}
-
-static int64_t output_columns(const Printer *p, uint32_t output) {
-  return print_node(p, p->body->outputs[output].node)->columns;
+  return body_is_scalar(body) && body->block_rows == 0;
 }
 
 static void open_blocks(Printer *p) {
@@ -73,15 +69,15 @@ static void open_blocks(Printer *p) {
   print_line(p, "for (int64_t block = 0; block < blocks; block++) {");
   p->indent++;
   for (uint32_t i = 0; i < vec_len(p->body->outputs); i++) {
-    if (!is_column_sum(p, i))
+    if (!output_is_column_sum(p->body, i))
       continue;
     const char *partial = p->operand[p->body->outputs[i].scratch];
-    if (output_columns(p, i) == 1) {
+    if (output_columns(p->body, i) == 1) {
       print_line(p, "float %s = 0.0f;", p->sum[i]);
       continue;
     }
-    print_line(p, "float *%s = %s + block * %lld;", p->sum[i], partial, (long long)output_columns(p, i));
-    print_line(p, "for (int c = 0; c < %lld; c++)", (long long)output_columns(p, i));
+    print_line(p, "float *%s = %s + block * %lld;", p->sum[i], partial, (long long)output_columns(p->body, i));
+    print_line(p, "for (int c = 0; c < %lld; c++)", (long long)output_columns(p->body, i));
     print_line(p, "  %s[c] = 0.0f;", p->sum[i]);
   }
   print_line(p, "const int64_t end = block * %lld + %lld < rows ? block * %lld + %lld : rows;", block, block, block,
@@ -117,7 +113,7 @@ static void cpu_open(Printer *p) {
 static void finish_column_sum(Printer *p, uint32_t i) {
   const BodyOutput *o = &p->body->outputs[i];
   const char *partial = p->operand[o->scratch], *out = p->operand[o->operand];
-  long long columns = (long long)output_columns(p, i);
+  long long columns = (long long)output_columns(p->body, i);
   bool bf16 = p->body->operands[o->operand].dtype == DTYPE_BF16;
   print_pragma(p, "#pragma omp for schedule(static)");
   print_line(p, "for (int64_t from = 0; from < %lld; from += %d) {", columns, FINISH_COLUMNS);
@@ -136,12 +132,12 @@ static void cpu_close(Printer *p) {
   }
   if (p->body->block_rows) {
     for (uint32_t i = 0; i < vec_len(p->body->outputs); i++)
-      if (is_column_sum(p, i) && output_columns(p, i) == 1)
+      if (output_is_column_sum(p->body, i) && output_columns(p->body, i) == 1)
         print_line(p, "%s[block] = %s;", p->operand[p->body->outputs[i].scratch], p->sum[i]);
     p->indent--;
     print_line(p, "}");
     for (uint32_t i = 0; i < vec_len(p->body->outputs); i++)
-      if (is_column_sum(p, i))
+      if (output_is_column_sum(p->body, i))
         finish_column_sum(p, i);
     p->indent--;
     print_line(p, "}");
@@ -191,13 +187,10 @@ static void cpu_wait(Printer *p) {
 
 const CStyle kernel_style_cpu = {
     .buffer_limit = cpu_buffer_limit,
+    .words = cpu_words,
     .open = cpu_open,
     .close = cpu_close,
     .open_columns = cpu_open_columns,
     .close_columns = cpu_close_columns,
-    .buffer_element = "c",
-    .one_thread = "",
-    .call_arguments = "",
-    .call_template = "",
     .wait = cpu_wait,
 };

@@ -97,11 +97,11 @@ typedef enum Keep {
 typedef struct LoopPlan {
   int levels;       /* number of levels */
   int64_t *columns; /* arena vector: the distinct numbers of columns of vectors, each a loop per level */
-  int *level;       /* by node: the level at which it is known; a vector is computed in that level's loop */
-  Keep *keep;       /* by node */
-  bool *shared;     /* by node: its buffer is read at columns other than the one at hand */
-  bool *root;       /* by node: a reduction, a column sum or a store needs it in the loop of its level */
-  bool *in_place;   /* by operand: see KernelOperand */
+  int *level;     /* by node: the level at which it is known; of a vector, the level of the first loop that needs it */
+  Keep *keep;     /* by node */
+  bool *shared;   /* by node: its buffer is read at columns other than the one at hand */
+  bool *root;     /* by node: a reduction, a column sum or a store needs it in the loop of its level */
+  bool *in_place; /* by operand: see KernelOperand */
 } LoopPlan;
 
 /* buffer_limit: the most columns of a buffer; a wider vector is computed again instead. A node that fills a whole row

@@ -60,14 +60,13 @@ KernelCall *kernel_lower(KernelSet *set, const Func *f, uint32_t first, uint32_t
   const KernelBody *body = kernel_build(set->arena, f, first, last, layout);
   const LoopPlan *plan = kernel_schedule(set->arena, body, kernel_style_cpu.buffer_limit(body));
   KernelCall *call = arena_alloc(set->arena, sizeof *call);
-  *call = (KernelCall){.kernel = find_or_add(set, body), .rows = body->rows / body->rows_per_live, .extent = body->extent};
+  *call =
+      (KernelCall){.kernel = find_or_add(set, body), .rows = body->rows / body->rows_per_live, .extent = body->extent};
   for (uint32_t i = 0; i < vec_len(body->operands); i++) {
     const BodyOperand *o = &body->operands[i];
     vec_push(set->arena, call->operands,
-             (KernelOperand){.role = o->role,
-                             .value = o->value,
-                             .scratch_bytes = o->scratch_bytes,
-                             .in_place = plan->in_place[i]});
+             (KernelOperand){
+                 .role = o->role, .value = o->value, .scratch_bytes = o->scratch_bytes, .in_place = plan->in_place[i]});
   }
   return call;
 }
@@ -81,4 +80,15 @@ const char *kernel_c(const Kernel *k) {
   if (!k->c)
     made->c = kernel_print(k->arena, &kernel_style_cpu, k->body, k->name, true);
   return k->c;
+}
+
+const char *kernel_cuda(const Kernel *k) {
+  Kernel *made = (Kernel *)k;
+  if (!k->cuda)
+    made->cuda = kernel_print(k->arena, &kernel_style_cuda, k->body, k->name, true);
+  return k->cuda;
+}
+
+KernelGeometry kernel_geometry(const Kernel *k) {
+  return kernel_body_geometry(k->body);
 }

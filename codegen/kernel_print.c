@@ -48,15 +48,16 @@ const Node *print_node(const Printer *p, uint32_t i) {
 
 static bool is_taken(const Printer *p, const char *name) {
   static const char *const words[] = {
-      "and",      "asm",     "auto",     "bool",    "break",  "c",       "case",      "catch",  "char",     "class",
-      "const",    "continue", "default", "delete",  "do",     "double",  "else",      "enum",   "explicit", "export",
-      "extern",   "false",   "float",    "for",     "friend", "goto",    "if",        "inline", "int",      "k",
-      "lane",     "launch",  "live",     "long",    "mutable", "namespace", "new",    "not",    "operator", "or",
-      "private",  "protected", "public", "q",       "r",      "register", "return",   "rows",   "seed",     "short",
-      "signed",   "sizeof",  "static",   "struct",  "switch", "template", "this",     "throw",  "true",     "try",
-      "typedef",  "typename", "union",   "unsigned", "using", "virtual", "void",      "volatile", "while",  "xor",
-      "j",        "block",   "blocks",   "end",     "bound",  "team",    "constexpr", "nullptr", "typeof",  "restrict",
-      "row",      "from",    "to"};
+      "and",      "asm",      "auto",     "bool",    "break",     "c",         "case",    "catch",    "char",
+      "class",    "const",    "continue", "default", "delete",    "do",        "double",  "else",     "enum",
+      "explicit", "export",   "extern",   "false",   "float",     "for",       "friend",  "goto",     "if",
+      "inline",   "int",      "k",        "lane",    "launch",    "live",      "long",    "mutable",  "namespace",
+      "new",      "not",      "operator", "or",      "private",   "protected", "public",  "q",        "r",
+      "register", "return",   "rows",     "seed",    "short",     "signed",    "sizeof",  "static",   "struct",
+      "switch",   "template", "this",     "throw",   "true",      "try",       "typedef", "typename", "union",
+      "unsigned", "using",    "virtual",  "void",    "volatile",  "while",     "xor",     "j",        "block",
+      "blocks",   "end",      "bound",    "team",    "constexpr", "nullptr",   "typeof",  "restrict", "row",
+      "from",     "to"};
   for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
     if (strcmp(words[i], name) == 0)
       return true;
@@ -315,7 +316,10 @@ static void print_scalar(Printer *p, uint32_t i) {
     return;
   case NODE_EXPERT:
     print_line(p, "const int32_t %s = moec_expert_of_row(%s, %lld, %s);", p->node[i], p->operand[n->operand],
-               (long long)n->count, n->context ? "q" : p->body->one_row ? "0" : "r");
+               (long long)n->count,
+               n->context         ? "q"
+               : p->body->one_row ? "0"
+                                  : "r");
     return;
   default:
     if (node_is_whole(n))
@@ -338,7 +342,7 @@ static void print_element(Printer *p, uint32_t i, int level) {
   bool kept = !n->context && p->plan->keep[i] != KEEP_NOTHING && (p->plan->level[i] < level || node_is_whole(n));
   if (kept) {
     bool own = p->plan->keep[i] == KEEP_BUFFER && !p->plan->shared[i];
-    print_line(p, "const %s %s = %s[%s];", type, p->node[i], p->row[i], own ? p->style->buffer_element : "c");
+    print_line(p, "const %s %s = %s[%s];", type, p->node[i], p->row[i], own ? p->words.buffer_element : "c");
   } else if (n->kind == NODE_UNIFORM) {
     print_line(p, "const float %s = moec_uniform(*seed, (uint64_t)%s * %llu, (uint32_t)c, %lluu, (uint32_t)%s);",
                p->node[i], reference(p, n->input[0]), (unsigned long long)n->columns, (unsigned long long)n->tag,
@@ -377,7 +381,7 @@ static void print_scalars(Printer *p, int level) {
     }
     DType dtype = p->body->operands[o->operand].dtype;
     const char *index = p->body->one_row ? "" : offset_text(p, "r", o->ld);
-    print_line(p, "%s%s[%s] = %s;", p->style->one_thread, p->operand[o->operand], index[0] ? index + 3 : "0",
+    print_line(p, "%s%s[%s] = %s;", p->words.one_thread, p->operand[o->operand], index[0] ? index + 3 : "0",
                convert_store(p, dtype, reference(p, o->node)));
   }
 }
@@ -399,7 +403,7 @@ static void print_stores(Printer *p, int level, int64_t columns) {
   for (uint32_t i = 0; i < vec_len(p->body->nodes); i++)
     if (print_node(p, i)->columns == columns && p->plan->level[i] == level && is_kept_row(p, i) &&
         !node_is_whole(print_node(p, i)))
-      print_line(p, "%s[%s] = %s;", p->row[i], p->plan->shared[i] ? "c" : p->style->buffer_element, reference(p, i));
+      print_line(p, "%s[%s] = %s;", p->row[i], p->plan->shared[i] ? "c" : p->words.buffer_element, reference(p, i));
   for (uint32_t i = 0; i < vec_len(p->body->outputs); i++) {
     const BodyOutput *o = &p->body->outputs[i];
     const Node *n = print_node(p, o->node);
@@ -455,7 +459,8 @@ static const uint32_t no_reductions[] = {NO_NODE};
 static void print_zero_row(Printer *p, uint32_t i) {
   if (node_is_vector(print_node(p, i)))
     p->style->open_columns(p, print_node(p, i)->columns, no_reductions);
-  print_line(p, "%s[%s] = 0.0f;", p->row[i], node_is_vector(print_node(p, i)) ? "c" : "0");
+  print_line(p, "%s%s[%s] = 0.0f;", node_is_vector(print_node(p, i)) ? "" : p->words.one_thread, p->row[i],
+             node_is_vector(print_node(p, i)) ? "c" : "0");
   if (node_is_vector(print_node(p, i)))
     p->style->close_columns(p, print_node(p, i)->columns, no_reductions);
 }
@@ -500,9 +505,9 @@ static void print_slots(Printer *p, uint32_t i) {
     print_line(p, "%s[c] += %s;", p->row[i], reference(p, n->input[0]));
     p->style->close_columns(p, n->columns, no_reductions);
   } else if (n->kind == NODE_COMBINE) {
-    print_line(p, "%s%s[0] += %s;", p->style->one_thread, p->row[i], reference(p, n->input[0]));
+    print_line(p, "%s%s[0] += %s;", p->words.one_thread, p->row[i], reference(p, n->input[0]));
   } else {
-    print_line(p, "%s%s[%s] = %s;", p->style->one_thread, p->row[i], reference(p, n->input[1]),
+    print_line(p, "%s%s[%s] = %s;", p->words.one_thread, p->row[i], reference(p, n->input[1]),
                reference(p, n->input[0]));
   }
   close_block(p);
@@ -519,7 +524,7 @@ static void print_rows_sum(Printer *p, uint32_t i) {
   bool vector = node_is_vector(n);
   if (vector)
     p->style->open_columns(p, n->columns, no_reductions);
-  print_line(p, "%s%s[%s] += %s;", vector ? "" : p->style->one_thread, p->row[i], vector ? "c" : "0",
+  print_line(p, "%s%s[%s] += %s;", vector ? "" : p->words.one_thread, p->row[i], vector ? "c" : "0",
              convert_load(p, p->body->operands[n->operand].dtype, vector ? "row[c]" : "row[0]"));
   if (vector)
     p->style->close_columns(p, n->columns, no_reductions);
@@ -538,14 +543,14 @@ static void print_whole(Printer *p, uint32_t i) {
     print_rows_sum(p, i);
     break;
   case NODE_TOPK:
-    print_line(p, "moec_topk_mask%s(%s, %lld, %lld, %s%s);", s->call_template, p->row[n->input[0]],
-               (long long)n->columns, (long long)n->count, p->row[i], s->call_arguments);
+    print_line(p, "moec_topk_mask%s(%s, %lld, %lld, %s%s);", p->words.call_template, p->row[n->input[0]],
+               (long long)n->columns, (long long)n->count, p->row[i], p->words.call_arguments);
     break;
   case NODE_PRODUCT:
     print_line(p, "moec_%s%s%s(%s, %s, %lld, %lld, %lld, %s%s);", n->tag ? "matvec" : "vecmat",
-               p->body->operands[n->operand].dtype == DTYPE_BF16 ? "_bf16" : "", s->call_template,
+               p->body->operands[n->operand].dtype == DTYPE_BF16 ? "_bf16" : "", p->words.call_template,
                p->row[n->input[0]], p->operand[n->operand], (long long)n->ld, (long long)n->columns,
-               (long long)n->count, p->row[i], s->call_arguments);
+               (long long)n->count, p->row[i], p->words.call_arguments);
     break;
   default:
     ir_bug("node kind %d fills no row", (int)n->kind);
@@ -583,6 +588,21 @@ bool body_reduces(const KernelBody *body) {
   return false;
 }
 
+bool body_is_scalar(const KernelBody *body) {
+  for (uint32_t i = 0; i < vec_len(body->nodes); i++)
+    if (node_is_vector(&body->nodes[i]) || node_is_whole(&body->nodes[i]))
+      return false;
+  return true;
+}
+
+bool output_is_column_sum(const KernelBody *body, uint32_t output) {
+  return body->outputs[output].scratch != NO_OPERAND;
+}
+
+int64_t output_columns(const KernelBody *body, uint32_t output) {
+  return body->nodes[body->outputs[output].node].columns;
+}
+
 int64_t body_row_cost(const KernelBody *body) {
   int64_t cost = 0;
   for (uint32_t i = 0; i < vec_len(body->nodes); i++) {
@@ -600,6 +620,7 @@ char *kernel_print(Arena *arena, const CStyle *style, const KernelBody *body, co
   uint32_t nodes = vec_len(body->nodes), outputs = vec_len(body->outputs);
   Printer printer = {.arena = arena, .style = style, .body = body, .name = name, .names = names}, *p = &printer;
   p->out = open_memstream(&text, &size);
+  p->words = style->words(arena, body);
   p->plan = kernel_schedule(arena, body, style->buffer_limit(body));
   p->operand = arena_alloc(arena, (vec_len(body->operands) + 1) * sizeof *p->operand);
   p->node = arena_alloc(arena, (nodes + 1) * sizeof *p->node);

@@ -10,18 +10,23 @@
 
 typedef struct Printer Printer;
 
-typedef struct CStyle {
-  int64_t (*buffer_limit)(const KernelBody *body);
-  void (*open)(Printer *p);  /* signature, operands, up to the inside of the loop over rows */
-  void (*close)(Printer *p); /* ends the loop over rows, finishes column sums, ends the function */
-  /* Loop over columns. `reductions`: nodes it accumulates; NULL-terminated by NO_NODE. */
-  void (*open_columns)(Printer *p, int64_t columns, const uint32_t *reductions);
-  void (*close_columns)(Printer *p, int64_t columns, const uint32_t *reductions);
-  const char *buffer_element; /* of a kept vector at the loop's column: "c" or "k" */
+/* Words of a target that depend on the kernel. */
+typedef struct CWords {
+  const char *buffer_element; /* of a kept vector at the loop's column: "c", or "k" for one in registers */
   const char *one_thread;     /* "if (lane == 0) " in front of a store of a scalar */
   const char *call_arguments; /* what the whole-row functions get behind their own: ", lane" */
   const char *call_template;  /* behind the name of a whole-row function: "<32>" */
-  void (*wait)(Printer *p);   /* until all threads of the row see what was stored in shared buffers */
+} CWords;
+
+typedef struct CStyle {
+  int64_t (*buffer_limit)(const KernelBody *body);
+  CWords (*words)(Arena *arena, const KernelBody *body);
+  void (*open)(Printer *p);  /* signature, operands, up to the inside of the loop over rows */
+  void (*close)(Printer *p); /* ends the loop over rows, finishes column sums, ends the function */
+  /* Loop over columns. `reductions`: nodes it accumulates; ended by NO_NODE. */
+  void (*open_columns)(Printer *p, int64_t columns, const uint32_t *reductions);
+  void (*close_columns)(Printer *p, int64_t columns, const uint32_t *reductions);
+  void (*wait)(Printer *p); /* until all threads of the row see what was stored in shared buffers */
 } CStyle;
 extern const CStyle kernel_style_cpu, kernel_style_cuda;
 
@@ -29,17 +34,18 @@ struct Printer {
   Arena *arena;
   FILE *out;
   const CStyle *style;
+  CWords words;
   const KernelBody *body;
   const LoopPlan *plan;
   const char *name;
-  bool names;            /* the first user's names and lines, or none: the text that the hash is made of */
-  int indent;            /* in levels of two spaces */
-  const char **operand;  /* by operand: its pointer's name */
-  const char **node;     /* by node: of a scalar or of a vector's element */
-  const char **row;      /* by vector load, buffer, filled row: the name of its row */
-  const char **out_row;  /* by output: the name of its row */
-  const char **sum;      /* by output that is a column sum: the name of the block's sum */
-  const char **used;     /* arena vector of names taken */
+  bool names;           /* the first user's names and lines, or none: the text that the hash is made of */
+  int indent;           /* in levels of two spaces */
+  const char **operand; /* by operand: its pointer's name */
+  const char **node;    /* by node: of a scalar or of a vector's element */
+  const char **row;     /* by vector load, buffer, filled row: the name of its row */
+  const char **out_row; /* by output: the name of its row */
+  const char **sum;     /* by output that is a column sum: the name of the block's sum */
+  const char **used;    /* arena vector of names taken */
 };
 
 /* The whole text of the kernel's function. */
@@ -52,7 +58,13 @@ const char *print_c_type(DType stored); /* "float", "int32_t", "uint16_t" */
 const char *print_register_type(DType computed);
 const char *print_comment(Printer *p, uint32_t operand); /* with its value's type and name */
 const Node *print_node(const Printer *p, uint32_t i);
-bool body_reduces(const KernelBody *body);     /* has reductions or whole-row nodes */
+bool body_reduces(const KernelBody *body);   /* has reductions or whole-row nodes */
+bool body_is_scalar(const KernelBody *body); /* has row scalars only */
+bool output_is_column_sum(const KernelBody *body, uint32_t output);
+int64_t output_columns(const KernelBody *body, uint32_t output);
 int64_t body_row_cost(const KernelBody *body); /* operations per row, roughly */
+
+/* kernel_cuda.c */
+KernelGeometry kernel_body_geometry(const KernelBody *body);
 
 #endif

@@ -88,23 +88,6 @@ static bool is_stored_exactly(const KernelBody *body, uint32_t node) {
   return false;
 }
 
-/* Walks from a vector that the loop of `level` needs; decides to keep what is dear to compute again. */
-static void decide_keep(const KernelBody *body, LoopPlan *plan, uint32_t i, int level, int64_t buffer_limit) {
-  const Node *n = node_at(body, i);
-  if (!node_is_vector(n) || n->context || is_source(n) || plan->keep[i] != KEEP_NOTHING)
-    return;
-  if (plan->level[i] < level && recompute_cost(body, plan, i, 0) > RECOMPUTE_LIMIT) {
-    if (is_stored_exactly(body, i))
-      plan->keep[i] = KEEP_OUTPUT;
-    else if (n->columns <= buffer_limit)
-      plan->keep[i] = KEEP_BUFFER;
-    if (plan->keep[i] != KEEP_NOTHING)
-      return;
-  }
-  for (int k = 0; k < n->input_count; k++)
-    decide_keep(body, plan, n->input[k], level, buffer_limit);
-}
-
 /* The node's vector must stand in a buffer, read at any column by a whole-row node. */
 static void need_row(const KernelBody *body, LoopPlan *plan, uint32_t i) {
   const Node *n = node_at(body, i);
@@ -131,7 +114,7 @@ static void mark_roots(const KernelBody *body, LoopPlan *plan) {
   for (uint32_t i = 0; i < vec_len(body->outputs); i++) {
     uint32_t node = body->outputs[i].node;
     bool filled = node_is_whole(node_at(body, node)) && plan->keep[node] == KEEP_OUTPUT;
-    plan->root[node] |= !filled;
+    plan->root[node] |= !filled && node_at(body, node)->kind != NODE_COLUMN_SUM;
   }
 }
 
@@ -226,6 +209,35 @@ static void find_columns(Arena *arena, const KernelBody *body, LoopPlan *plan) {
   }
 }
 
+/* Vectors are computed in the first loop that needs them. One that several loops need is kept there if it is dear to
+ * compute again. Goes from users to inputs: nodes stand behind their inputs. */
+static void place_vectors(Arena *arena, const KernelBody *body, LoopPlan *plan, int64_t buffer_limit) {
+  uint32_t count = vec_len(body->nodes);
+  uint64_t *loops = arena_alloc(arena, (count + 1) * sizeof *loops); /* by node: bit set of the levels that need it */
+  if (plan->levels > 64)
+    ir_bug("a row kernel of %d levels", plan->levels);
+  for (uint32_t i = count; i-- > 0;) {
+    const Node *n = node_at(body, i);
+    if (!node_is_vector(n) || n->context || is_source(n) || node_is_whole(n) || n->kind == NODE_COLUMN_SUM)
+      continue;
+    if (is_root(body, plan, i) || loops[i] == 0)
+      loops[i] |= 1ull << plan->level[i];
+    int first = __builtin_ctzll(loops[i]);
+    bool several = loops[i] != 1ull << first;
+    if (several && plan->keep[i] == KEEP_NOTHING && recompute_cost(body, plan, i, 0) > RECOMPUTE_LIMIT) {
+      if (is_stored_exactly(body, i))
+        plan->keep[i] = KEEP_OUTPUT;
+      else if (n->columns <= buffer_limit)
+        plan->keep[i] = KEEP_BUFFER;
+    }
+    plan->level[i] = first;
+    if (plan->keep[i] != KEEP_NOTHING)
+      loops[i] = 1ull << first;
+    for (int k = 0; k < n->input_count; k++)
+      loops[n->input[k]] |= loops[i];
+  }
+}
+
 LoopPlan *kernel_schedule(Arena *arena, const KernelBody *body, int64_t buffer_limit) {
   uint32_t count = vec_len(body->nodes);
   LoopPlan *plan = arena_alloc(arena, sizeof *plan);
@@ -249,12 +261,7 @@ LoopPlan *kernel_schedule(Arena *arena, const KernelBody *body, int64_t buffer_l
       plan->shared[i] = true;
     }
   mark_roots(body, plan);
-  for (int level = plan->levels - 1; level >= 0; level--)
-    for (uint32_t i = 0; i < count; i++)
-      if (plan->level[i] == level && is_root(body, plan, i))
-        for (int k = 0; k < node_at(body, i)->input_count; k++)
-          if (!node_at(body, node_at(body, i)->input[k])->context)
-            decide_keep(body, plan, node_at(body, i)->input[k], level, buffer_limit);
+  place_vectors(arena, body, plan, buffer_limit);
   decide_in_place(arena, body, plan);
   return plan;
 }

@@ -1,7 +1,8 @@
 /* Where values stand: storages, views, and the pinning of results into the flat arenas.
  *
  * In: a function. Out: plan->values and plan->storages, offsets within the act arena still open. Holds: a view shares
- * its operand's storage where the operand's gaps between rows allow it. A result "grad @p", "param @p", "m @p", "v @p"
+ * its operand's storage where the operand's gaps between rows allow it; an operand that only a concatenation reads is
+ * made in its place there. A result "grad @p", "param @p", "m @p", "v @p"
  * (update functions: "p0", "m0", ...) stands in its arena as soon as it is made when nobody reads afterwards what it
  * overwrites; else it is copied there behind the last step.
  */
@@ -10,8 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ir/rows.h"
+
 uint32_t lower_storage(Lower *l, Storage s) {
   s.fill = NO_INST;
+  s.shares = NO_STORAGE;
   s.first = s.last = NO_STEP;
   vec_push(l->arena, l->plan->storages, s);
   return vec_len(l->plan->storages) - 1;
@@ -121,6 +125,37 @@ static void place_split(Lower *l, const Inst *inst) {
   }
 }
 
+/* Whether the step of an instruction writes this output with gaps between its rows. */
+static bool writes_strided(const Inst *inst, uint8_t output) {
+  switch (inst->op) {
+  case OP_route:
+  case OP_scatter_rows:
+  case OP_grouped_outer:
+    return false;
+  case OP_attention:
+    return output == 0;
+  default:
+    return true;
+  }
+}
+
+/* Operands that nobody else reads are made where the concatenation needs them. */
+static void place_concat(Lower *l, const Inst *inst, const uint32_t *uses) {
+  ValueId out = inst->output[0];
+  ValuePlace part = l->plan->values[out];
+  for (int i = 0; i < inst->input_count; i++) {
+    ValueId in = inst->input[i];
+    Type type = lower_type(l, in);
+    const Value *value = &l->func->values[in];
+    ValuePlace *place = &l->plan->values[in];
+    const Storage *s = &l->plan->storages[place->place.storage];
+    if (value->kind == VALUE_RESULT && uses[in] == 1 && s->value == in && s->fill == NO_INST &&
+        writes_strided(&l->func->insts[value->inst], value->output))
+      *place = part;
+    part.place.offset += type_columns(l->module, type) * (int64_t)dtype_size(type.dtype);
+  }
+}
+
 static void place_outputs(Lower *l, uint32_t index) {
   const Inst *inst = &l->func->insts[index];
   if (inst->op == OP_reshape) {
@@ -144,6 +179,10 @@ void lower_places(Lower *l) {
       place_input(l, v);
   for (uint32_t i = 0; i < vec_len(f->insts); i++)
     place_outputs(l, i);
+  const uint32_t *uses = row_count_uses(f, l->arena);
+  for (uint32_t i = vec_len(f->insts); i-- > 0;)
+    if (f->insts[i].op == OP_concat && f->insts[i].group == NO_GROUP)
+      place_concat(l, &f->insts[i], uses);
   for (uint32_t v = 0; v < vec_len(f->values); v++)
     l->ld[v] = l->plan->values[v].ld;
 }
@@ -172,15 +211,6 @@ static bool overlaps(const Storage *s, Target target, int64_t bytes) {
   return s->space == target.space && s->offset < target.offset + bytes && target.offset < s->offset + s->bytes;
 }
 
-/* Whether a kernel may write `made` over what it reads as `old`. */
-static bool may_overwrite(const Lower *l, const Field *old, const Field *made) {
-  if (!old->in_place || !made->in_place)
-    return false;
-  Type from = lower_type(l, old->value), to = lower_type(l, made->value);
-  return from.dtype == to.dtype && type_rows(l->module, from) == type_rows(l->module, to) &&
-         type_columns(l->module, from) == type_columns(l->module, to) && l->ld[old->value] == l->ld[made->value];
-}
-
 /* The operand through which the step writes the storage, or NULL. */
 static const Field *find_write(const Step *step, uint32_t storage) {
   for (uint32_t k = 0; k < vec_len(step->fields); k++)
@@ -203,7 +233,7 @@ static bool may_pin(const Lower *l, uint32_t storage, Target target, const Arena
     if (reads[i].step < made || !overlaps(s, target, bytes))
       continue;
     if (reads[i].step > made || s->offset + reads[i].field->place.offset != target.offset ||
-        !may_overwrite(l, reads[i].field, find_write(&l->plan->steps[made], storage)))
+        !plan_may_overwrite(l->plan, reads[i].field, find_write(&l->plan->steps[made], storage)))
       return false;
   }
   for (uint32_t i = 0; i < vec_len(l->func->results); i++)

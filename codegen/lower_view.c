@@ -1,5 +1,5 @@
 /* Lowering of views and copies. A view is its operand's memory; only a reshape that the operand's gaps between rows
- * forbid is copied. Concatenation copies its operands side by side. */
+ * forbid is copied. Concatenation copies the operands that were not made in their place. */
 #include "codegen/lower.h"
 
 void lower_copy(Lower *l, uint32_t inst, Type type, Place from, int64_t ldf, Place to, int64_t ldt) {
@@ -40,7 +40,8 @@ void lower_concat(Lower *l, uint32_t index) {
   Place to = lower_place(l, out);
   for (int i = 0; i < inst->input_count; i++) {
     Type type = lower_type(l, inst->input[i]);
-    lower_copy(l, index, type, lower_place(l, inst->input[i]), l->ld[inst->input[i]], to, l->ld[out]);
+    if (lower_place(l, inst->input[i]).storage != to.storage)
+      lower_copy(l, index, type, lower_place(l, inst->input[i]), l->ld[inst->input[i]], to, l->ld[out]);
     to.offset += type_columns(l->module, type) * (int64_t)dtype_size(type.dtype);
   }
 }

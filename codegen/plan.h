@@ -48,8 +48,9 @@ typedef struct Storage {
   int64_t bytes;        /* useful bytes */
   int64_t offset;       /* bytes from the start of the arena; of SPACE_ACT: set by plan_memory, a multiple of 64 */
   uint32_t first, last; /* steps between which it is live, both included; NO_STEP: no step touches it */
-  uint32_t fill;        /* NO_INST, or the const that a `fill` step still has to write before the first use */
-  ValueId value;        /* whose storage it is, for the reader; NO_VALUE: scratch */
+  uint32_t shares; /* NO_STORAGE, or the storage whose bytes it takes over, element by element, in its first step */
+  uint32_t fill;   /* NO_INST, or the const that a `fill` step still has to write before the first use */
+  ValueId value;   /* whose storage it is, for the reader; NO_VALUE: scratch */
   bool argument, result, scratch;
 } Storage;
 
@@ -75,7 +76,7 @@ typedef struct Field {
   const char *word;
   Place place;   /* READ, WRITE, and COUNT: the i32 whose content is the number */
   bool in_place; /* operand of a kernel that may share memory with another such operand (KernelOperand.in_place) */
-  ValueId value; /* of an operand with in_place */
+  ValueId value; /* operand of a kernel; NO_VALUE: scratch, or the seed */
 } Field;
 
 typedef struct Step {
@@ -124,6 +125,8 @@ Plan *plan_lower(const Module *m, bool keep_values);
 /* Offsets of the storages in the act arena (plan_memory.c): greedy, the largest first, best fit. Checks afterwards that
  * no two live storages share a byte and that nothing is read before it is written (ir_bug). */
 void plan_memory(Arena *arena, FuncPlan *plan);
+/* Whether a kernel may write its operand `made` over its operand `old`, which is then dead. */
+bool plan_may_overwrite(const FuncPlan *plan, const Field *old, const Field *made);
 
 int64_t plan_act_bytes(const Plan *plan); /* the largest any function needs */
 const FuncPlan *plan_find(const Plan *plan, const char *func);

@@ -2,13 +2,16 @@
  *
  * In: the steps of a function and its storages. Out: first and last step of every storage, its kind and offset, the
  * size of the arena, and what is live at its peak. Offsets: the largest storage first, each into the smallest gap among
- * those that are live together with it. Holds afterwards, checked in every build: storages that are live at the same
+ * those that are live together with it. What a kernel makes element by element from an operand that dies there takes
+ * over its bytes. Holds afterwards, checked in every build: storages that are live at the same
  * step share no byte, and no step reads what no earlier step wrote.
  */
 #include "codegen/plan.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+#include "ir/rows.h"
 
 enum { STORAGE_ALIGN = 64 }; /* a cache line, and a vector register */
 
@@ -76,6 +79,63 @@ static void find_kinds(FuncPlan *plan) {
   }
 }
 
+/* ---------------------------------------------------------------- sharing */
+
+bool plan_may_overwrite(const FuncPlan *plan, const Field *old, const Field *made) {
+  if (!old->in_place || !made->in_place)
+    return false;
+  const Func *f = plan->func;
+  Type from = f->values[old->value].type, to = f->values[made->value].type;
+  RowShape a = row_shape(f->module, from), b = row_shape(f->module, to);
+  return from.dtype == to.dtype && a.rows == b.rows && a.columns == b.columns &&
+         plan->values[old->value].ld == plan->values[made->value].ld;
+}
+
+/* Whether the operand is the step's only one in its storage, all of it, and the storage dies there. */
+static bool dies_whole(const FuncPlan *plan, uint32_t step, const Field *field) {
+  uint32_t storage = field->place.storage;
+  const Storage *s = &plan->storages[storage];
+  if (!in_act(s) || s->last != step || s->argument || s->result || s->scratch || field->place.offset != 0)
+    return false;
+  for (uint32_t k = 0; k < vec_len(plan->steps[step].fields); k++) {
+    const Field *other = &plan->steps[step].fields[k];
+    bool touches = other->kind == FIELD_READ || other->kind == FIELD_WRITE || other->kind == FIELD_COUNT;
+    if (other != field && touches && other->place.storage == storage)
+      return false;
+  }
+  return true;
+}
+
+/* Lets what `made` writes take over the bytes of an operand of the step, if one allows it. */
+static void share_operand(FuncPlan *plan, uint32_t step, const Field *made, bool *taken) {
+  Storage *s = &plan->storages[made->place.storage];
+  if (!in_act(s) || s->first != step || s->argument || made->place.offset != 0)
+    return;
+  for (uint32_t k = 0; k < vec_len(plan->steps[step].fields); k++) {
+    const Field *old = &plan->steps[step].fields[k];
+    if (old->kind != FIELD_READ || !plan_may_overwrite(plan, old, made) || taken[old->place.storage] ||
+        plan->storages[old->place.storage].bytes != s->bytes || !dies_whole(plan, step, old))
+      continue;
+    s->shares = old->place.storage;
+    taken[old->place.storage] = true;
+    return;
+  }
+}
+
+static void share_storages(Arena *arena, FuncPlan *plan) {
+  bool *taken = arena_alloc(arena, vec_len(plan->storages) + 1);
+  for (uint32_t i = 0; i < vec_len(plan->steps); i++)
+    for (uint32_t k = 0; k < vec_len(plan->steps[i].fields); k++)
+      if (plan->steps[i].fields[k].kind == FIELD_WRITE && plan->steps[i].fields[k].in_place)
+        share_operand(plan, i, &plan->steps[i].fields[k], taken);
+}
+
+static uint32_t first_owner(const FuncPlan *plan, uint32_t storage) {
+  while (plan->storages[storage].shares != NO_STORAGE)
+    storage = plan->storages[storage].shares;
+  return storage;
+}
+
 /* ---------------------------------------------------------------- offsets */
 
 typedef struct Block {
@@ -132,14 +192,32 @@ static void check_blocks(const FuncPlan *plan, const Block *placed, uint32_t cou
                placed[i].storage, placed[k].storage);
 }
 
-static void place_blocks(Arena *arena, FuncPlan *plan) {
-  uint32_t storages = vec_len(plan->storages), count = 0;
+/* One block per storage and all that take over its bytes; by the storage's index, unused ones of size 0. */
+static Block *collect_blocks(Arena *arena, const FuncPlan *plan) {
+  uint32_t storages = vec_len(plan->storages);
   Block *blocks = arena_alloc(arena, (storages + 1) * sizeof *blocks);
   for (uint32_t i = 0; i < storages; i++) {
     const Storage *s = &plan->storages[i];
-    if (in_act(s))
-      blocks[count++] = (Block){.size = padded(s->bytes), .first = s->first, .last = s->last, .storage = i};
+    if (!in_act(s))
+      continue;
+    Block *block = &blocks[first_owner(plan, i)];
+    if (s->shares == NO_STORAGE) {
+      block->size = padded(s->bytes);
+      block->first = s->first;
+      block->storage = i;
+    }
+    if (s->last > block->last)
+      block->last = s->last;
   }
+  return blocks;
+}
+
+static void place_blocks(Arena *arena, FuncPlan *plan) {
+  uint32_t storages = vec_len(plan->storages), count = 0;
+  Block *blocks = collect_blocks(arena, plan);
+  for (uint32_t i = 0; i < storages; i++)
+    if (blocks[i].size)
+      blocks[count++] = blocks[i];
   qsort(blocks, count, sizeof *blocks, compare_sizes);
   Block *placed = arena_alloc(arena, (count + 1) * sizeof *placed);
   for (uint32_t i = 0; i < count; i++) {
@@ -151,6 +229,9 @@ static void place_blocks(Arena *arena, FuncPlan *plan) {
     insert_block(placed, i, block);
   }
   check_blocks(plan, placed, count);
+  for (uint32_t i = 0; i < storages; i++)
+    if (plan->storages[i].shares != NO_STORAGE)
+      plan->storages[i].offset = plan->storages[first_owner(plan, i)].offset;
 }
 
 /* ---------------------------------------------------------------- peak */
@@ -160,8 +241,8 @@ static void find_peak(Arena *arena, FuncPlan *plan) {
   int64_t(*change)[STORAGE_KIND_COUNT] = arena_alloc(arena, (steps + 2) * sizeof *change);
   for (uint32_t i = 0; i < vec_len(plan->storages); i++) {
     const Storage *s = &plan->storages[i];
-    if (in_act(s)) {
-      change[s->first][s->kind] += padded(s->bytes);
+    if (in_act(s)) { /* bytes taken over count as the new owner's from the next step on */
+      change[s->first + (s->shares != NO_STORAGE)][s->kind] += padded(s->bytes);
       change[s->last + 1][s->kind] -= padded(s->bytes);
     }
   }
@@ -181,6 +262,7 @@ static void find_peak(Arena *arena, FuncPlan *plan) {
 void plan_memory(Arena *arena, FuncPlan *plan) {
   find_lives(plan);
   find_kinds(plan);
+  share_storages(arena, plan);
   place_blocks(arena, plan);
   find_peak(arena, plan);
 }

@@ -137,12 +137,11 @@ static void print_comment(const FuncPlan *plan, const Step *step, FILE *out) {
     return;
   fprintf(out, "  #");
   const Inst *last = &f->insts[step->last_inst];
-  for (uint32_t k = 0; k < vec_len(step->fields); k++) {
-    const Field *field = &step->fields[k];
-    if (field->kind != FIELD_WRITE || plan->storages[field->place.storage].value == NO_VALUE)
-      continue;
-    fprintf(out, " %%%s", f->values[plan->storages[field->place.storage].value].name);
-  }
+  for (int k = 0; k < last->output_count && step->first_inst == step->last_inst; k++)
+    fprintf(out, " %%%s", f->values[last->output[k]].name);
+  for (uint32_t k = 0; k < vec_len(step->fields) && step->first_inst != step->last_inst; k++)
+    if (step->fields[k].kind == FIELD_WRITE && plan->storages[step->fields[k].place.storage].value != NO_VALUE)
+      fprintf(out, " %%%s", f->values[step->fields[k].value].name);
   fprintf(out, " = %s", last->group != NO_GROUP ? "group" : op_info[last->op].name);
   if (last->loc.file)
     fprintf(out, " %s:%d", last->loc.file, last->loc.line);

@@ -60,9 +60,12 @@ CheckInputs *inputs_new(const Module *m, uint64_t seed);
 EvalEnvironment *inputs_environment(const CheckInputs *inputs, const Func *f);
 const TableValues *inputs_table(const CheckInputs *inputs, const Table *table);
 
-/* Whether `name` is `base` or a version of it. */
-bool is_version_of(const char *name, const char *base);
+/* The function of the script that `func` is, or is a version of; one pointer for all versions. */
+const char *inputs_origin(const CheckInputs *inputs, const char *func);
 bool is_update_function(const Func *f);
+/* "p0", "g3", ...: an argument of an update that is a stretch of a table's arena. */
+bool is_segment_argument(const char *name);
+const Tensor *environment_argument(const EvalEnvironment *env, const char *name);
 
 /* ---------------------------------------------------------------- the checks */
 
@@ -81,6 +84,10 @@ CheckRow *check_row(Check *check, const char *name, const char *func);
 void check_passes(Check *check, Model *model);
 /* `run` is a run of a function with the result `loss` behind autodiff (check_gradients.c). */
 void check_gradients(Check *check, const Evaluation *run);
+/* Choices that a run contradicts (check_compare.c). */
+void note_conflicts(Check *check, CheckRow *row, const EvalReplay *replay);
+/* Interprets `f` on `given`, by ValueId what the trainer computed, replaying its choices (check_op.c). */
+void check_ops(Check *check, CheckRow *row, const Func *f, Tensor **given, const EvalDecisions *decisions);
 /* Builds a trainer of the options that keeps its values and compares it with `m`, the module behind all passes
  * (check_target.c). */
 void check_target(Check *check, const Module *m);

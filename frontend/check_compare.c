@@ -35,6 +35,19 @@ CheckRow *check_row(Check *check, const char *name, const char *func) {
   return &vec_last(check->rows);
 }
 
+void note_conflicts(Check *check, CheckRow *row, const EvalReplay *replay) {
+  row->decisions += replay->differing;
+  for (uint32_t i = 0; i < vec_len(replay->conflicts); i++) {
+    const EvalConflict *c = &replay->conflicts[i];
+    check_note(row, (Deviation){.what = arena_print(check->arena, "%%%s", c->value),
+                                .detail = arena_print(check->arena, "a choice that the numbers contradict, %s:%d",
+                                                      c->loc.file ? c->loc.file : "-", c->loc.line),
+                                .element = c->element,
+                                .error = c->margin,
+                                .allowed = replay->tolerance});
+  }
+}
+
 static double element(const Tensor *t, int64_t at) {
   return t->i ? (double)t->i[at] : t->f[at];
 }

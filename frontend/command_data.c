@@ -1,9 +1,9 @@
 /* moec data: text files in, a data directory out (runtime/data.h): train.bin, valid.bin, test.bin, meta.json,
  * tokenizer/.
  *
- * Either FILE... are cut into blocks at line ends, and evenly spread blocks go to valid and test; or --train, --valid
- * and --test name the files of each split. A tokenizer made on the spot (spm:SIZE) sees the train split only. The same
- * text and options give the same bytes.
+ * Either FILE... are cut into blocks, at line ends where there are any, and evenly spread blocks go to valid and test;
+ * or --train, --valid and --test name the files of each split. A tokenizer made on the spot (spm:SIZE) sees the train
+ * split only. The same text and options give the same bytes.
  *
  * meta.json also holds, per split, the perplexity of the unigram distribution of the train split (counts plus one):
  * what a model that knows nothing of context reaches on it.
@@ -46,12 +46,20 @@ static void split_add(Split *split, Bytes text, const char *name, bool ends) {
   split->count++;
 }
 
-/* The first position at or behind `at` where a line begins. */
-static size_t line_start(Bytes text, size_t at) {
-  if (at == 0 || at >= text.size)
-    return at < text.size ? at : text.size;
-  const char *stop = memchr(text.data + at - 1, '\n', text.size - at + 1);
-  return stop ? (size_t)(stop - text.data) + 1 : text.size;
+/* Where to cut the text near `at`: at the next line end within `reach`, or else behind the next space, or else between
+ * two characters. */
+static size_t cut_position(Bytes text, size_t at, size_t reach) {
+  if (at >= text.size)
+    return text.size;
+  size_t length = text.size - at < reach ? text.size - at : reach;
+  const char *stop = memchr(text.data + at, '\n', length);
+  if (!stop)
+    stop = memchr(text.data + at, ' ', length);
+  if (stop)
+    return (size_t)(stop - text.data) + 1;
+  while (at < text.size && ((unsigned char)text.data[at] & 0xC0) == 0x80)
+    at++;
+  return at;
 }
 
 /* At least five blocks for the smaller held-out share, so that it samples the whole file. Block i goes to the split
@@ -59,6 +67,8 @@ static size_t line_start(Bytes text, size_t at) {
 static void cut(Bytes text, const char *name, double valid, double test, Split *splits) {
   double least = valid > 0 && (test <= 0 || valid < test) ? valid : test;
   size_t blocks = least > 0 ? (size_t)ceil(5 / least) : 1;
+  if (blocks > text.size)
+    blocks = 1;
   double due[SPLIT_COUNT] = {0, 0, 0.5};
   size_t start = 0;
   for (size_t block = 0; block < blocks; block++) {
@@ -70,7 +80,8 @@ static void cut(Bytes text, const char *name, double valid, double test, Split *
         to = split;
     if (to != SPLIT_TRAIN)
       due[to] -= 1;
-    size_t end = line_start(text, (size_t)((double)text.size * (double)(block + 1) / (double)blocks));
+    size_t end =
+        block + 1 == blocks ? text.size : cut_position(text, text.size / blocks * (block + 1), text.size / blocks);
     if (end > start)
       split_add(&splits[to], (Bytes){text.data + start, end - start}, name, end == text.size);
     start = end;

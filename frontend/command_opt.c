@@ -102,7 +102,7 @@ static OptOptions read_options(Arena *arena, int argc, char **argv) {
 }
 
 /* The whole file as a text. A byte 0 would hide what stands behind it, so it is an error. */
-static char *read_text(Arena *arena, const char *file) {
+static char *read_text(Arena *arena, const char *file, const char *name) {
   bool is_input = strcmp(file, "-") == 0;
   FILE *in = is_input ? stdin : fopen(file, "rb");
   if (!in) {
@@ -125,7 +125,7 @@ static char *read_text(Arena *arena, const char *file) {
   if (!is_input)
     fclose(in);
   if (memchr(text, 0, size))
-    ir_fail((Loc){file, 0}, "a byte 0 in the text");
+    ir_fail((Loc){name, 0}, "a byte 0 in the text");
   char *copy = arena_copy(arena, text, size);
   free(text);
   return copy;
@@ -135,8 +135,10 @@ int command_opt(int argc, char **argv) {
   Arena *arena = arena_new();
   OptOptions o = read_options(arena, argc, argv);
   const char *name = strcmp(o.file, "-") == 0 ? "<stdin>" : o.file;
-  Module *m = module_parse(arena, name, read_text(arena, o.file));
+  Module *m = module_parse(arena, name, read_text(arena, o.file, name));
+  ir_set_place((Loc){name, 0});
   module_verify(m, NULL);
+  ir_set_place((Loc){NULL, 0});
   if (o.pipeline.only)
     pipeline_run(m, &o.pipeline, ledger_new(arena));
   module_print(m, stdout);

@@ -10,6 +10,7 @@ int command_opt(int argc, char **argv);
 int command_emit(int argc, char **argv);
 int command_explain(int argc, char **argv);
 int command_forecast(int argc, char **argv);
+int command_check(int argc, char **argv);
 int command_data(int argc, char **argv);
 
 #endif

@@ -271,6 +271,14 @@ static int core_type(lua_State *lua) {
   return 1;
 }
 
+/* same_type(tensor, tensor): dims compare by value. */
+static int core_same_type(lua_State *lua) {
+  const Func *f = building(lua);
+  lua_pushboolean(lua,
+                  type_equal(f->module, f->values[script_tensor(lua, 1)].type, f->values[script_tensor(lua, 2)].type));
+  return 1;
+}
+
 /* is_ragged(tensor) */
 static int core_is_ragged(lua_State *lua) {
   lua_pushboolean(lua, building(lua)->values[script_tensor(lua, 1)].type.extent != NO_VALUE);
@@ -372,6 +380,7 @@ void script_push_core(lua_State *lua) {
                                        {"param_dims", core_param_dims},
                                        {"number", core_number},
                                        {"type", core_type},
+                                       {"same_type", core_same_type},
                                        {"is_ragged", core_is_ragged},
                                        {"is_tensor", core_is_tensor},
                                        {"tag", core_tag},

@@ -109,6 +109,9 @@ int script_message_handler(lua_State *lua) {
     text = lua_tostring(lua, 1);
   else
     text = arena_print(s->arena, "error was called with a %s value, expected a message", luaL_typename(lua, 1));
+  const char *argument = strstr(text, ": bad argument");
+  if (strncmp(text, "moec/", 5) == 0 && argument)
+    text = argument + 2; /* of a function that the library wraps: the place in the library helps nobody */
   bool placed = text[0] == SCRIPT_MARK[0];
   text = clean_text(s, text);
   if (!placed)

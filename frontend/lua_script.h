@@ -43,8 +43,8 @@ _Noreturn void script_raise(ScriptState *s, const char *message);
 int script_message_handler(lua_State *lua);
 
 /* lua_tensor.c: tensors and dims as userdata; the functions moec.op.*. */
-void script_open_tensors(lua_State *lua);   /* registers their metatables */
-void script_push_ops(lua_State *lua);       /* a table: name -> function, for every op legal in a graph */
+void script_open_tensors(lua_State *lua);         /* registers their metatables */
+void script_push_ops(lua_State *lua);             /* a table: name -> function, for every op legal in a graph */
 ValueId script_tensor(lua_State *lua, int index); /* of the function being built; an error otherwise */
 void script_push_tensor(lua_State *lua, ValueId value);
 bool script_is_tensor(lua_State *lua, int index);

@@ -243,8 +243,7 @@ static DType dtype_beside(lua_State *lua, Op op, int count) {
 static int count_operands(lua_State *lua, const OpInfo *info) {
   bool numbers = takes_numbers(info);
   int most = info->max_inputs < 0 ? MAX_OPERANDS : info->max_inputs, count = 0;
-  while (count < most &&
-         (script_is_tensor(lua, count + 1) || (numbers && lua_type(lua, count + 1) == LUA_TNUMBER)))
+  while (count < most && (script_is_tensor(lua, count + 1) || (numbers && lua_type(lua, count + 1) == LUA_TNUMBER)))
     count++;
   if (count < info->min_inputs)
     ir_fail(script_here(lua), "op.%s: operand %d: found %s, expected a tensor%s", info->name, count + 1,

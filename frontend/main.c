@@ -20,6 +20,7 @@ static const Command commands[] = {
     {"emit", command_emit, "MODEL.lua --what=kernels|c|cuda|plan    what the code generator makes"},
     {"explain", command_explain, "MODEL.lua                the decisions of the compiler and why"},
     {"forecast", command_forecast, "MODEL.lua                parameters, work and memory before any run"},
+    {"check", command_check, "MODEL.lua                passes, gradients and trainer against the interpreter"},
     {"data", command_data, "FILE... -o DIR           tokenise text"},
 };
 

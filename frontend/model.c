@@ -36,10 +36,40 @@ const char *module_text(const Module *m) {
   return copy;
 }
 
+static bool is_ir_file(const char *path) {
+  size_t length = strlen(path);
+  return length > 3 && strcmp(path + length - 3, ".ir") == 0;
+}
+
+static Script read_ir(Arena *arena, const Options *options) {
+  FILE *in = fopen(options->model, "rb");
+  if (!in)
+    ir_fail((Loc){0}, "cannot read %s: %s", options->model, strerror(errno));
+  char *text = NULL; /* an arena vector */
+  for (int c; (c = getc(in)) != EOF;)
+    vec_push(arena, text, (char)c);
+  bool failed = ferror(in);
+  fclose(in);
+  if (failed)
+    ir_fail((Loc){0}, "cannot read %s: %s", options->model, strerror(errno));
+  if (vec_len(options->defines))
+    ir_fail((Loc){.file = options->model}, "-D %s: IR text has no configuration to override", options->defines[0]);
+  vec_push(arena, text, '\0');
+  if (strlen(text) + 1 != vec_len(text))
+    ir_fail((Loc){.file = options->model}, "a byte 0 in the text");
+  Module *m = module_parse(arena, options->model, text);
+  module_verify(m, NULL);
+  return (Script){m, arena_print(arena, "{\"model\":\"%s\",\"task\":\"%s\",\"config\":{}}", m->name, m->task)};
+}
+
+static Script load_script(Arena *arena, const Options *options) {
+  ScriptOptions script_options = {.path = options->model, .defines = options->defines, .seed = options->seed};
+  return is_ir_file(options->model) ? read_ir(arena, options) : script_compile(arena, &script_options);
+}
+
 Model model_load(Arena *arena, const Options *options, bool keep_text) {
   double start = seconds_now();
-  ScriptOptions script_options = {.path = options->model, .defines = options->defines, .seed = options->seed};
-  Script script = script_compile(arena, &script_options);
+  Script script = load_script(arena, options);
   Model m = {.arena = arena, .options = options, .module = script.module, .config_json = script.config_json};
   report_time(options, "script", start);
   if (keep_text)
@@ -49,7 +79,8 @@ Model model_load(Arena *arena, const Options *options, bool keep_text) {
 
 void model_optimize(Model *m) {
   m->ledger = ledger_new(m->arena);
-  pipeline_run(m->module, &m->options->pipeline, m->ledger);
+  if (!is_ir_file(m->options->model))
+    pipeline_run(m->module, &m->options->pipeline, m->ledger);
 }
 
 void model_lower(Model *m) {
@@ -58,8 +89,8 @@ void model_lower(Model *m) {
   report_time(m->options, "plan", start);
   int64_t needed = forecast_peak(m->plan);
   if (m->options->memory && needed > m->options->memory)
-    ir_fail((Loc){0}, "%s: a trainer needs %.2f GiB, --memory allows %.2f GiB; moec forecast shows what for",
-            m->options->model, (double)needed / (1 << 30), (double)m->options->memory / (1 << 30));
+    ir_fail((Loc){0}, "%s: a trainer needs %.1f MiB, --memory allows %.1f MiB; moec forecast shows what for",
+            m->options->model, (double)needed / (1 << 20), (double)m->options->memory / (1 << 20));
 }
 
 const Phase *model_phase(const Model *m) {

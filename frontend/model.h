@@ -15,9 +15,9 @@ typedef struct Model {
   const Plan *plan;       /* behind model_lower */
 } Model;
 
-/* Runs the script. keep_text: also prints the IR. */
+/* Runs the script; a file FILE.ir is read as IR text instead. keep_text: also prints the IR. */
 Model model_load(Arena *arena, const Options *options, bool keep_text);
-void model_optimize(Model *m); /* passes */
+void model_optimize(Model *m); /* passes; IR text is taken as it stands, moec opt runs passes on it */
 void model_lower(Model *m);    /* plan; checks --memory */
 
 /* The phase --phase names, or NULL when the option is absent; a name that is no phase is the user's mistake. */

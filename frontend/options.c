@@ -54,12 +54,12 @@ static const OptionRow rows[] = {
     {"--eval-every", "N", OPTION_TRAINER, COMMAND_TRAIN, "steps between evaluations"},
     {"--checkpoint-every", "N", OPTION_TRAINER, COMMAND_TRAIN, "steps between checkpoints"},
     {"--resume", NULL, OPTION_TRAINER_FLAG, COMMAND_TRAIN, "continue from the newest checkpoint"},
-    {"--phase", "NAME", OPTION_PHASE, COMMAND_IR | COMMAND_EMIT | COMMAND_FORECAST, "only this phase"},
+    {"--phase", "NAME", OPTION_PHASE, COMMAND_IR | COMMAND_EMIT | COMMAND_FORECAST | COMMAND_CHECK, "only this phase"},
     {"--after", "PASS", OPTION_AFTER, COMMAND_IR,
      "the IR behind this pass instead of before all; `all`: behind the last, or one file per pass with -o DIR"},
     {"--what", "kernels|c|cuda|plan", OPTION_WHAT, COMMAND_EMIT, "what to show"},
     {"--all", NULL, OPTION_ALL, COMMAND_EXPLAIN, "every decision by itself, also where layers decide alike"},
-    {"--json", NULL, OPTION_JSON, COMMAND_EXPLAIN | COMMAND_FORECAST, "for tools"},
+    {"--json", NULL, OPTION_JSON, COMMAND_EXPLAIN | COMMAND_FORECAST | COMMAND_CHECK, "for tools"},
     {"--target", "cpu", OPTION_TARGET, COMMAND_ALL, "what the trainer runs on"},
     {"--ranks", "dp:N,ep:N", OPTION_RANKS, COMMAND_ALL, "layout of ranks; one rank is what this version compiles for"},
     {"--topology", "FILE|NAME", OPTION_TOPOLOGY, COMMAND_ALL, "the network between ranks"},
@@ -74,7 +74,7 @@ static const OptionRow rows[] = {
 };
 
 static const char *command_word(unsigned command) {
-  static const char *const words[] = {"build", "train", "ir", "emit", "explain", "forecast"};
+  static const char *const words[] = {"build", "train", "ir", "emit", "explain", "forecast", "check"};
   int bit = 0;
   while (!(command >> bit & 1))
     bit++;
@@ -87,7 +87,8 @@ static const char *usage_line(unsigned command) {
                                       "moec ir MODEL.lua [--phase=NAME] [--after=PASS|all] [-o DIR] [options]",
                                       "moec emit MODEL.lua --what=kernels|c|cuda|plan [--phase=NAME] [options]",
                                       "moec explain MODEL.lua [--json] [options]",
-                                      "moec forecast MODEL.lua [--json] [options]"};
+                                      "moec forecast MODEL.lua [--json] [options]",
+                                      "moec check MODEL.lua [--phase=NAME] [--json] [options]"};
   int bit = 0;
   while (!(command >> bit & 1))
     bit++;

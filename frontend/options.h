@@ -12,7 +12,8 @@ enum {
   COMMAND_EMIT = 1 << 3,
   COMMAND_EXPLAIN = 1 << 4,
   COMMAND_FORECAST = 1 << 5,
-  COMMAND_ALL = (1 << 6) - 1
+  COMMAND_CHECK = 1 << 6,
+  COMMAND_ALL = (1 << 7) - 1
 };
 
 typedef struct Options {

@@ -1,8 +1,9 @@
 /* Runs a model script in a sandbox and gives its module.
  *
- * In: the path of a Lua text and the -D overrides. Out: a verified module at stage GRAPH and the resolved configuration.
- * The Lua library (frontend/lua/moec) does the work; it reaches the IR through the table `core` (lua_builder.c). The
- * script itself sees only the library's environment. Whatever goes wrong ends in ir_fail with the script's line.
+ * In: the path of a Lua text and the -D overrides. Out: a verified module at stage GRAPH and the resolved
+ * configuration. The Lua library (frontend/lua/moec) does the work; it reaches the IR through the table `core`
+ * (lua_builder.c). The script itself sees only the library's environment. Whatever goes wrong ends in ir_fail with the
+ * script's line.
  */
 #include <errno.h>
 #include <lualib.h>

@@ -11,9 +11,6 @@ enum { MAX_SYMBOLS = 4096, MAX_SYMBOL_NAME = 31, MAX_NAME = 255, MAX_INPUTS = 40
 
 static const Loc no_loc = {NULL, 0};
 
-/* error.c */
-void ir_set_place(Loc place); /* where ir_fail without a line says the mistake is; no_loc takes it back */
-
 /* ops.c */
 typedef enum AttrUse { ATTR_USE_NONE, ATTR_USE_OPTIONAL, ATTR_USE_REQUIRED } AttrUse;
 AttrUse op_attr_use(Op op, AttrName name);

@@ -246,6 +246,8 @@ _Noreturn void ir_fail(Loc loc, const char *format, ...) __attribute__((format(p
 _Noreturn void ir_bug(const char *format, ...) __attribute__((format(printf, 1, 2)));
 typedef void (*ErrorHandler)(const char *message);
 void ir_set_error_handler(ErrorHandler handler); /* must not return; NULL restores the default */
+/* Where the mistake is when ir_fail gets no file; holds until the next mistake. No file takes it back. */
+void ir_set_place(Loc place);
 
 /* ---------------------------------------------------------------- building (build.c, dim.c) */
 

@@ -231,7 +231,8 @@ static bool is_invariant(const Group *g, const Inst *inst) {
 RowSpace row_group_space(const Func *f, const uint32_t *insts, uint32_t count) {
   Group g = {.f = f, .insts = insts, .count = count};
   RowSpace space = {1, 1, NO_VALUE};
-  for (uint32_t i = 0; i < count; i++) { /* the last space of more than one row; packed rows only if there is no other */
+  for (uint32_t i = 0; i < count;
+       i++) { /* the last space of more than one row; packed rows only if there is no other */
     const Inst *inst = group_inst(&g, i);
     RowSpace own = is_view(inst) ? space : row_space(f, inst);
     bool slots = inst->op == OP_combine || inst->op == OP_unpack;

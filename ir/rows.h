@@ -1,8 +1,9 @@
 /* Row spaces: which instructions can stand in one row kernel, and how they address their operands.
  *
  * A row kernel is a loop over rows. A value of rank 2 is rows x columns; higher ranks collapse to (product of the
- * leading dims) x (last dim); a scalar is 1 x 1, a vector [n] is one row of n columns, a ragged vector [R<off>] is R rows
- * of one column. Fusion passes ask row_group_refusal before they form a group; codegen/kernel_build.c relies on it.
+ * leading dims) x (last dim); a scalar is 1 x 1, a vector [n] is one row of n columns, a ragged vector [R<off>] is R
+ * rows of one column. Fusion passes ask row_group_refusal before they form a group; codegen/kernel_build.c relies on
+ * it.
  */
 #ifndef MOEC_ROWS_H
 #define MOEC_ROWS_H
@@ -31,8 +32,8 @@ typedef enum RowRead {
   ROW_READ_NOTHING  /* named for its type only */
 } RowRead;
 
-/* The operand's row of row r: sum over terms of (r / divide) % modulo * stride, modulo 0 meaning none. No terms: its one
- * row serves all. The same row is the one term {1, 0, 1}. */
+/* The operand's row of row r: sum over terms of (r / divide) % modulo * stride, modulo 0 meaning none. No terms: its
+ * one row serves all. The same row is the one term {1, 0, 1}. */
 typedef struct RowTerm {
   int64_t divide, modulo, stride;
 } RowTerm;

@@ -251,6 +251,8 @@ static void try_steal(Fuse *s, uint32_t maker, uint32_t last) {
 
 /* ---------------------------------------------------------------- the search */
 
+enum { MANY = 4096 }; /* elements of a value that is worth reading once */
+
 typedef struct Link {
   uint32_t maker; /* the instruction that makes an operand */
   double bytes;
@@ -325,6 +327,27 @@ static void join_makers(Fuse *s, uint32_t c) {
   }
 }
 
+/* Whether the trial is a kernel that moves fewer bytes than the two clusters it is made of. */
+static bool pays(const Fuse *s, uint32_t a, uint32_t b) {
+  return fuse_traffic(s, s->trial, vec_len(s->trial)) < cluster_traffic(s, a) + cluster_traffic(s, b);
+}
+
+/* Clusters that read the same value from memory, none of which reads what the other makes: one kernel reads it once. */
+static void join_readers(Fuse *s, ValueId v) {
+  uint32_t first = NO_CLUSTER;
+  for (uint32_t i = 0; i < vec_len(s->readers[v]); i++) {
+    const uint32_t reader = s->readers[v][i], second = s->cluster[reader];
+    if (second == NO_CLUSTER || second == first || s->clusters[second].closed)
+      continue;
+    if (first != NO_CLUSTER) {
+      fuse_try_pair(s, first, second);
+      if (fuse_kernel_refusal(s) == NULL && fuse_order_refusal(s, vec_last(s->trial)) == NULL && pays(s, first, second))
+        merge_trial(s, vec_last(s->trial));
+    }
+    first = s->cluster[reader];
+  }
+}
+
 /* Groups that are there already stand as they are. */
 static void close_old_groups(Fuse *s) {
   const Func *f = s->f;
@@ -353,8 +376,7 @@ static void find_readers(Fuse *s) {
 bool fuse_func(const PassContext *context, Func *f, const bool *member, const bool *seed, FuseLimits limits) {
   Arena *arena = f->module->arena;
   const uint32_t count = vec_len(f->insts);
-  Fuse fuse = {.context = context, .f = f, .arena = arena, .member = member, .seed = seed, .limits = limits},
-       *s = &fuse;
+  Fuse fuse = {.context = context, .f = f, .arena = arena, .seed = seed, .limits = limits}, *s = &fuse;
   s->uses = row_count_uses(f, arena);
   s->heavy = arena_alloc(arena, (count + 1) * sizeof *s->heavy);
   s->stamp = arena_alloc(arena, (count + 1) * sizeof *s->stamp);
@@ -373,5 +395,8 @@ bool fuse_func(const PassContext *context, Func *f, const bool *member, const bo
   for (uint32_t c = 0; c < vec_len(s->clusters); c++) /* a merged cluster comes up again at the end of the vector */
     if (!s->clusters[c].closed)
       join_makers(s, c);
+  for (ValueId v = 0; v < vec_len(f->values); v++)
+    if (type_elements(f->module, f->values[v].type) >= MANY)
+      join_readers(s, v);
   return fuse_write(s);
 }

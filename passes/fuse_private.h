@@ -18,7 +18,7 @@ typedef struct Fuse {
   const PassContext *context;
   Func *f;
   Arena *arena;
-  const bool *member, *seed;
+  const bool *seed;
   FuseLimits limits;
   uint32_t *uses;     /* by value: reads, also as a result (row_count_uses) */
   uint32_t **readers; /* by value: arena vector of the instructions that read it */

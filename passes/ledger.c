@@ -141,7 +141,10 @@ static void print_decision(const Ledger *ledger, const uint32_t *alike, FILE *ou
     const Alternative *a = &d->alternatives[i];
     fprintf(out, "  instead:  %s", a->what);
     print_cost(out, a->cost);
-    fprintf(out, ": %s\n", a->why_lost);
+    if (text_equal(a->why_lost, d->reason))
+      fputs("\n", out);
+    else
+      fprintf(out, ": %s\n", a->why_lost);
   }
 }
 

@@ -3,7 +3,8 @@
  * metrics.jsonl, one object per line:
  *   a training step   step, phase, loss, ce, lr, tau (null where the phase has none), grad_norm, tokens (cumulative),
  *                     tokens_per_s (of this step), flops (cumulative), experts_per_token, version ("single", or
- *                     "packed" or "wide" where the phase has versions), every auxiliary loss and metric by its name
+ *                     "packed" or "wide" where the phase has versions), every auxiliary loss (aux.NAME) and metric
+ *                     (metric.NAME) as NAME, mean of the micro-batches
  *   an evaluation     step, phase, split, ce, ppl, ppl_gate (where the phase has one), tokens (targets),
  *                     experts_per_token (where tokens are routed)
  * routing.jsonl: step, phase, load (by layer: selected pairs of every expert, summed over the step's micro-batches).

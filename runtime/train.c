@@ -209,7 +209,8 @@ static void write_metrics(Trainer *t, const PlanFunc *func, const Sums *sums, fl
   text_format(line, ",\"version\":\"%s\"", t->version);
   for (int i = 0; i < func->result_count; i++) {
     const char *label = func->results[i].label;
-    if (!starts_with(label, "aux.") && !starts_with(label, "metric."))
+    bool shown = starts_with(label, "aux.") || starts_with(label, "metric.");
+    if (!shown || strcmp(label, "metric.experts_per_token") == 0) /* stands there from `pairs` already */
       continue;
     text_append(line, ",", 1);
     text_json_string(line, strchr(label, '.') + 1);

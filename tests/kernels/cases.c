@@ -47,7 +47,7 @@ static void bind_arguments(Arena *arena, const Func *f, EvalEnvironment *env) {
     if (value->kind != VALUE_ARGUMENT)
       continue;
     Tensor *t = tensor_of_type(arena, f->module, value->type);
-    int64_t count = tensor_elements(t);
+    int64_t count = type_elements(f->module, value->type);
     if (strcmp(value->name, "off") == 0) {
       for (ValueId r = 0; r < vec_len(f->values); r++)
         if (f->values[r].type.extent == v)

@@ -20,7 +20,8 @@ typedef struct KernelCase {
 } KernelCase;
 
 /* Reads all cases in order of their names. padding: elements between the rows of matrices. Function @f of a case:
- * arguments i32 called x_n hold numbers in [0, n), `off` offsets, scalars f32 numbers in [0.5, 1.5), others in [-2, 2). */
+ * arguments i32 called x_n hold numbers in [0, n), `off` offsets, scalars f32 numbers in [0.5, 1.5), others in [-2, 2).
+ */
 KernelCase *cases_load(Arena *arena, KernelSet *set, int64_t padding);
 
 enum { CASE_SEED = 0x1234567 };

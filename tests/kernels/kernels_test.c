@@ -55,7 +55,8 @@ static Memory memory_of_value(const KernelCase *c, ValueId v) {
   RowShape shape = shape_of(c, v);
   Type type = c->func->values[v].type;
   int64_t elements = (shape.rows - 1) * (type.rank < 2 ? 1 : c->ld[v]) + shape.columns;
-  return memory_new((size_t)(type.rank == 1 && type.extent != NO_VALUE ? shape.rows : elements) * dtype_size(type.dtype));
+  return memory_new((size_t)(type.rank == 1 && type.extent != NO_VALUE ? shape.rows : elements) *
+                    dtype_size(type.dtype));
 }
 
 static int64_t element_index(const KernelCase *c, ValueId v, int64_t row, int64_t column) {
@@ -110,7 +111,9 @@ static void compare_output(const KernelCase *c, const Launch *l, ValueId v, Memo
   RowShape shape = shape_of(c, v);
   const Tensor *t = c->run->tensors[v];
   Type type = c->func->values[v].type;
-  int64_t live = type.rank && type.dtype != DTYPE_COUNT ? t->live * (shape.rows / (type.rank > 1 || type.extent != NO_VALUE ? t->dim[0] : 1)) : 1;
+  int64_t live = type.rank && type.dtype != DTYPE_COUNT
+                     ? t->live * (shape.rows / (type.rank > 1 || type.extent != NO_VALUE ? t->dim[0] : 1))
+                     : 1;
   if (type.rank == 1 && type.extent == NO_VALUE)
     live = 1;
   double tolerance = reads_bf16(c, l) ? 4e-2 : 2e-5;
@@ -125,7 +128,8 @@ static void compare_output(const KernelCase *c, const Launch *l, ValueId v, Memo
       comparisons++;
       if (!same) {
         char text[160];
-        snprintf(text, sizeof text, "row %lld column %lld is %.9g, expected %.9g", (long long)r, (long long)k, got, want);
+        snprintf(text, sizeof text, "row %lld column %lld is %.9g, expected %.9g", (long long)r, (long long)k, got,
+                 want);
         fail(c, l, v, text);
         r = live;
         break;

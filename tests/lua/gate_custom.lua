@@ -23,12 +23,12 @@ return moec.model {
 -- CHECK: run steps=11
 -- Both gates have the same parameter: one table.
 -- CHECK: table @cosine
--- CHECK: param @moe.gate.w: f32[E,{{D|16}}] segment=0 init=normal(0.02)
+-- CHECK: param @moe.gate.w: f32[4,16] segment=0 init=normal(0.02)
 -- CHECK: phase @cosine steps=5 table=@cosine
 -- CHECK: phase @top2 steps=6 table=@cosine
 -- CHECK-LABEL: func @cosine.train
--- CHECK: topk_mask %{{.*}} {k=2}        {{ *}}# {{.*}}gate_custom.lua:[[#@LINE-21]]
--- CHECK: %mask: f32[N,4] = mul         {{.*}}gate_custom.lua:[[#@LINE-14]]
+-- CHECK: topk_mask %{{.*}} {k=2}        {{.*}}gate_custom.lua:10
+-- CHECK: %mask: f32[N,4] = mul{{.*}}gate_custom.lua:18
 -- CHECK: %pair: i32[2*N<%off_2>], %off_2: i32[5], %slot: i32[N,2] = route %mask {k=2}
 -- CHECK-LABEL: func @top2.train
 -- CHECK: %[[SUM:.*]]: f32[N,1] = sum %[[KEPT:.*]] {axis=-1}

@@ -44,3 +44,4 @@ return moec.model {
 -- EXTRA: return aux.balance=%{{.*}}, aux.z=
 -- EXTRA-LABEL: func @switch.eval
 -- EXTRA-NOT: uniform
+-- EXTRA-LABEL: func @switch.sample

@@ -2,7 +2,7 @@
 -- RUN: %moec ir %s | FileCheck %s --check-prefixes=ALL,MASK
 -- RUN: %moec ir %s -D mask=0 -D noise=0.01 | FileCheck %s --check-prefixes=ALL,NOISE
 -- RUN: %moec ir %s -D mask=0 | FileCheck %s --check-prefixes=ALL,COPY
--- RUN: %moec ir %s -D moments=zero | FileCheck %s --check-prefix=ZERO
+-- RUN: %moec ir %s -D moments=zero | FileCheck %s --check-prefix=RESTART
 local moec = require "moec"
 local nn, gate, phase = moec.nn, moec.gate, moec.phase
 local c = moec.config { batch = 2, seq = 8, mask = 0.1, noise = 0.0, moments = "copy" }
@@ -26,9 +26,9 @@ return moec.model {
 -- ALL: param @embedding.w: f32[V,D] segment=0
 -- ALL: param @moe.gate.w: f32[E,D] segment=1
 -- ALL: param @moe.w1: f32[E,F,D] segment=0
--- ZERO-LABEL: table @many
--- ZERO: param @moe.w1: f32[E,F,D] segment=1
--- ZERO: param @moe.b1: f32[E,F] segment=1
+-- RESTART-LABEL: table @many
+-- RESTART: param @moe.w1: f32[E,F,D] segment=1
+-- RESTART: param @moe.b1: f32[E,F] segment=1
 
 -- ALL-LABEL: func @shared_to_many table=@many (%step: i32[])
 -- Fresh parameters draw as in @init: at step 0 of their own stream.
@@ -47,9 +47,12 @@ return moec.model {
 -- MASK: %[[MASKED:.*]]: f32[E,F,D] = select %[[KEPT]], %[[M]], %{{.*}}
 -- ALL: %[[B1:.*]]: f32[E,F] = broadcast @shared::moe.b1 {shape=[E,F]}
 -- ALL: return param @embedding.w=@shared::embedding.w, m @embedding.w=@shared::embedding.w!m,
--- MASK: param @moe.w1=%[[NEW]], m @moe.w1=%[[MASKED]], v @moe.w1=%[[V]], param @moe.b1=%[[B1]]
--- NOISE: param @moe.w1=%[[NEW]], m @moe.w1=%[[M]], v @moe.w1=%[[V]], param @moe.b1=%[[B1]]
--- COPY: param @moe.w1=%[[W1]], m @moe.w1=%[[M]], v @moe.w1=%[[V]], param @moe.b1=%[[B1]]
--- ZERO-LABEL: func @shared_to_many
--- ZERO-NOT: moe.w1!m
--- ZERO: v @embedding.w=@shared::embedding.w!v
+-- MASK: param @moe.w1=%[[NEW]], m @moe.w1=%[[MASKED]], v @moe.w1=%[[V]],
+-- MASK: param @moe.b1=%[[B1]],
+-- NOISE: param @moe.w1=%[[NEW]], m @moe.w1=%[[M]], v @moe.w1=%[[V]],
+-- NOISE: param @moe.b1=%[[B1]],
+-- COPY: param @moe.w1=%[[W1]], m @moe.w1=%[[M]], v @moe.w1=%[[V]],
+-- COPY: param @moe.b1=%[[B1]],
+-- RESTART-LABEL: func @shared_to_many
+-- RESTART-NOT: moe.w1!m
+-- RESTART: v @embedding.w=@shared::embedding.w!v

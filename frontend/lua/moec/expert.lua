@@ -114,7 +114,7 @@ local function written(path, options, experts, kind, rows)
   return function(x)
     local y = core.call(nil, options.expert, x, e)
     lib.check_type(options.what .. ": the result of expert", y, "tensor")
-    if core.type(y) ~= core.type(x) then
+    if not core.same_type(x, y) then
       lib.fail("%s: the expert gives %s, expected %s", options.what, core.type(y), core.type(x))
     end
     return y

@@ -57,9 +57,9 @@ local safe_table = copy(table, {})
 local LONGEST, COSTLIEST = 1 << 28, 1e8
 
 function safe_string.rep(s, n, separator)
-  local length = #s + #(separator or "")
-  if length == 0 or n < 1 then
-    return ""
+  local length = #string.rep(s, 1) + #string.rep(separator or "", 1)
+  if length == 0 or math.type(n) == nil or n < 1 then
+    return string.rep(s, math.type(n) and 0 or n)
   elseif length * n > LONGEST then
     lib.fail("string.rep: the result would have %.0f bytes, expected at most %d", length * n * 1.0, LONGEST)
   end
@@ -80,10 +80,10 @@ end
 
 for _, name in ipairs { "find", "match", "gmatch", "gsub" } do
   safe_string[name] = function(s, pattern, ...)
-    s, pattern = tostring(s), tostring(pattern)
+    local length = #string.rep(s, 1)
     local _, repeats = string.gsub(pattern, "[*+-]", "")
-    if (#s + 1.0) ^ (repeats + 1) > COSTLIEST then
-      lib.fail("string.%s: a pattern with %d repeats on %d bytes could take too long", name, repeats, #s)
+    if (length + 1.0) ^ (repeats + 1) > COSTLIEST then
+      lib.fail("string.%s: a pattern with %d repeats on %d bytes could take too long", name, repeats, length)
     end
     return string[name](s, pattern, ...)
   end
