@@ -247,8 +247,9 @@ static uint32_t build_softmax(Builder *b, uint32_t x) {
   uint32_t largest = node_reduce(b, OP_maximum, x);
   uint32_t shifted = node_math2(b, OP_sub, DTYPE_F32, x, largest);
   uint32_t e = node_math(b, OP_exp, DTYPE_F32, node_at(b, x)->columns, 1, &shifted);
-  uint32_t total = node_reduce(b, OP_sum, e);
-  return node_math2(b, OP_div, DTYPE_F32, e, total);
+  uint32_t one = node_const(b, DTYPE_F32, 1, 0);
+  uint32_t inverse = node_math2(b, OP_div, DTYPE_F32, one, node_reduce(b, OP_sum, e));
+  return node_math2(b, OP_mul, DTYPE_F32, e, inverse);
 }
 
 /* The first column that holds the largest; where no column equals it (NaN), column 0. */

@@ -105,8 +105,9 @@ void step_end(Lower *l, const Step *s) {
 
 /* ---------------------------------------------------------------- functions */
 
-/* Reads by instructions and results; a value nobody reads has its own definition as last use. */
-static void find_last_uses(Lower *l) {
+/* Reads by instructions and results; a value nobody reads has its own definition as last use. A checker replays the
+ * choices: keep_values makes them leave their kernels, which compute as before. */
+static void find_last_uses(Lower *l, bool keep_values) {
   const Func *f = l->func;
   l->last_use = arena_alloc(l->arena, (vec_len(f->values) + 1) * sizeof *l->last_use);
   for (uint32_t v = 0; v < vec_len(f->values); v++)
@@ -121,6 +122,9 @@ static void find_last_uses(Lower *l) {
         l->last_use[extent] = i;
     }
   }
+  for (uint32_t i = 0; keep_values && i < vec_len(f->insts); i++)
+    if (op_info[f->insts[i].op].flags & FLAG_DECISION)
+      l->last_use[f->insts[i].output[0]] = UINT32_MAX;
   for (uint32_t i = 0; i < vec_len(f->results); i++) {
     ValueId extent = lower_type(l, f->results[i].value).extent;
     l->last_use[f->results[i].value] = UINT32_MAX;
@@ -171,7 +175,7 @@ static FuncPlan lower_func(Plan *plan, const Func *f) {
              .plan = &out,
              .kernels = &plan->kernels,
              .seed = NO_STORAGE};
-  find_last_uses(&l);
+  find_last_uses(&l, plan->keep_values);
   lower_places(&l);
   for (uint32_t i = 0; i < vec_len(f->insts); i++) {
     const Inst *inst = &f->insts[i];

@@ -29,11 +29,20 @@ _Noreturn void environment_fail(const char *format, ...) {
   exit(EXIT_ENVIRONMENT);
 }
 
-static uint64_t fnv1a_64(const char *data, size_t size) {
-  uint64_t hash = UINT64_C(0xcbf29ce484222325);
+/* The file as it grows; `hash` is FNV-1a 64 of what is written. */
+typedef struct PackageFile {
+  FILE *out;
+  size_t size;
+  uint64_t hash;
+  bool good; /* false from the first write that failed */
+} PackageFile;
+
+static void put(PackageFile *file, const void *data, size_t size) {
+  const unsigned char *bytes = data;
   for (size_t i = 0; i < size; i++)
-    hash = (hash ^ (unsigned char)data[i]) * UINT64_C(0x100000001b3);
-  return hash;
+    file->hash = (file->hash ^ bytes[i]) * UINT64_C(0x100000001b3);
+  file->size += size;
+  file->good = file->good && fwrite(data, 1, size, file->out) == size;
 }
 
 static void store_u64(unsigned char *to, uint64_t value) {
@@ -41,23 +50,24 @@ static void store_u64(unsigned char *to, uint64_t value) {
     to[i] = (unsigned char)(value >> 8 * i);
 }
 
-/* Runtime, sections, index, trailer; false at the first write that failed. */
+/* Runtime, sections, index, trailer (runtime/payload.h); false when a write failed. */
 static bool write_all(Arena *arena, FILE *out, const PackageSection *sections) {
-  size_t offset = (size_t)(moec_runtime_end - moec_runtime_start);
+  PackageFile file = {.out = out, .hash = UINT64_C(0xcbf29ce484222325), .good = true};
   const char *index = "";
-  bool good = fwrite(moec_runtime_start, 1, offset, out) == offset;
-  for (uint32_t i = 0; i < vec_len(sections) && good; i++) {
-    index = arena_print(arena, "%s%s %zu %zu\n", index, sections[i].name, offset, sections[i].size);
-    good = fwrite(sections[i].data, 1, sections[i].size, out) == sections[i].size;
-    offset += sections[i].size;
+  put(&file, moec_runtime_start, (size_t)(moec_runtime_end - moec_runtime_start));
+  for (uint32_t i = 0; i < vec_len(sections); i++) {
+    index = arena_print(arena, "%s%s %zu %zu\n", index, sections[i].name, file.size, sections[i].size);
+    put(&file, sections[i].data, sections[i].size);
   }
   unsigned char trailer[PAYLOAD_TRAILER_SIZE];
-  size_t length = strlen(index);
   memcpy(trailer, PAYLOAD_MAGIC, 8);
-  store_u64(trailer + 8, offset);
-  store_u64(trailer + 16, length);
-  store_u64(trailer + 24, fnv1a_64(index, length));
-  return good && fwrite(index, 1, length, out) == length && fwrite(trailer, 1, sizeof trailer, out) == sizeof trailer;
+  store_u64(trailer + 8, file.size);
+  store_u64(trailer + 16, strlen(index));
+  put(&file, index, strlen(index));
+  put(&file, trailer, 24);
+  store_u64(trailer + 24, file.hash);
+  put(&file, trailer + 24, 8);
+  return file.good;
 }
 
 void package_write(Arena *arena, const char *path, const PackageSection *sections) {

@@ -57,12 +57,18 @@ static const Value *find_argument(const Func *f, const char *name) {
   return v != NO_VALUE && f->values[v].kind == VALUE_ARGUMENT ? &f->values[v] : NULL;
 }
 
+/* A training function of the phase: the only one, or the first of its versions. */
+static const Func *find_train(const Module *m, const Phase *phase) {
+  const Func *train = module_find_func(m, arena_print(m->arena, "%s.train", phase->name));
+  return train ? train : module_find_func(m, arena_print(m->arena, "%s.train.packed", phase->name));
+}
+
 /* Tokens and segments of one micro-batch, from the first function that trains. */
 static void print_run(const Module *m, FILE *out) {
   int64_t accumulate = m->accumulate ? m->accumulate : 1;
   int64_t tokens = m->batch * m->sequence_length / accumulate, segments = m->batch / accumulate;
   for (uint32_t i = 0; i < vec_len(m->phases); i++) {
-    const Func *train = module_find_func(m, arena_print(m->arena, "%s.train", m->phases[i]->name));
+    const Func *train = find_train(m, m->phases[i]);
     const Value *token = train ? find_argument(train, "tokens") : NULL,
                 *off = train ? find_argument(train, "off") : NULL;
     if (token && off) {
@@ -98,8 +104,11 @@ static void print_head(const Plan *plan, FILE *out) {
     print_table(m, m->tables[i], out);
   for (uint32_t i = 0; i < vec_len(m->phases); i++) {
     const Phase *p = m->phases[i];
-    fprintf(out, "phase %s steps=%" PRId64 " table=%s enter=%s line=%s:%d\n", p->name, p->steps, p->table->name,
+    fprintf(out, "phase %s steps=%" PRId64 " table=%s enter=%s line=%s:%d", p->name, p->steps, p->table->name,
             p->enter ? p->enter : "-", p->loc.file ? p->loc.file : "-", p->loc.line);
+    if (p->crossover > 0)
+      fprintf(out, " crossover=%.17g", p->crossover);
+    fputc('\n', out);
   }
 }
 

@@ -68,7 +68,7 @@ MOEC_INLINE int32_t moec_floor_div(int32_t a, int32_t b) {
 
 /* 2^n for n in [-126, 127]. */
 MOEC_INLINE float moec_power_of_two(int32_t n) {
-  return moec_float((uint32_t)(n + 127) << 23);
+  return moec_float(((uint32_t)n + 127u) << 23);
 }
 
 /* ---------------------------------------------------------------- elementary functions */
@@ -111,7 +111,7 @@ MOEC_INLINE float moec_expm1(float x) {
   p = moec_fma(p, f, 5.0e-1f);
   p = moec_fma(p * f, f, f); /* e^f - 1 */
   /* 2^n (p + 1) - 1 with the scale halved, so that n = 128 does not overflow before its time */
-  const float scale = moec_power_of_two(n - 1);
+  const float scale = moec_power_of_two((int32_t)((uint32_t)n - 1u));
   const float result = 2.0f * moec_fma(scale, p, scale - 0.5f);
   return n == 0 ? (x == 0.0f ? x : p) : result;
 }
@@ -196,7 +196,7 @@ MOEC_INLINE float moec_sin(float x) {
 MOEC_INLINE float moec_cos(float x) {
   int32_t n;
   const float f = moec_trig_reduce(x, &n);
-  return moec_trig(f, n + 1);
+  return moec_trig(f, (int32_t)((uint32_t)n + 1u));
 }
 
 /* ---------------------------------------------------------------- random draws */

@@ -30,7 +30,7 @@ static const double spread_factor = 16;
 /* Largest distance by which operands may contradict a choice: those in registers are rounded. */
 static const double choice_tolerance = 1e-5;
 
-enum { SAMPLES = 3, MAX_OPERANDS = 4 };
+enum { SAMPLES = 4, MAX_OPERANDS = 4 };
 
 typedef struct Replica {
   Arena *arena;    /* of one function */
@@ -131,10 +131,10 @@ static Tensor *terms(Evaluation *run, const Inst *inst) {
 
 /* ---------------------------------------------------------------- samples */
 
-/* Moves every element by one rounding of f32, up or down. */
+/* Moves every element by up to one rounding of f32, up or down. */
 static void round_at_random(Tensor *t, uint32_t stream, uint32_t sample) {
   for (int64_t at = 0; t->f && at < tensor_live_elements(t); at++)
-    t->f[at] *= eval_uniform_draw(0, (uint64_t)at, stream, sample) < 0.5 ? 1 - f32_rounding : 1 + f32_rounding;
+    t->f[at] *= 1 + f32_rounding * (2 * eval_uniform_draw(0, (uint64_t)at, stream, sample) - 1);
 }
 
 static bool reads_samples(const Replica *r, const Inst *inst) {

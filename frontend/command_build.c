@@ -14,6 +14,7 @@
 #include "frontend/commands.h"
 #include "frontend/forecast.h"
 #include "frontend/model.h"
+#include "runtime/files.h"
 #include "runtime/tokenizer.h"
 
 extern const unsigned char moec_shim_start[], moec_shim_end[]; /* opens SentencePiece for the trainer */
@@ -53,9 +54,21 @@ static void check_writable(Arena *arena, const char *path) {
     environment_fail("%s: cannot write the trainer: directory %s is not writable", path, directory);
 }
 
-void build_trainer(Arena *arena, const Options *options, const char *path) {
+static void check_same(const Options *options, const char *ir, const char *path) {
+  if (!path || !file_exists(path))
+    return;
+  Bytes text = file_read("the run's model", path);
+  if (text.size != strlen(ir) || memcmp(text.data, ir, text.size) != 0)
+    ir_fail((Loc){options->model, 0},
+            "this is another model than the run's, whose IR is %s; a changed model begins a new run with another --out",
+            path);
+  free(text.data);
+}
+
+void build_trainer(Arena *arena, const Options *options, const char *path, const char *same_model) {
   check_writable(arena, path);
   Model model = model_load(arena, options, true);
+  check_same(options, model.graph_text, same_model);
   model_optimize(&model);
   model_lower(&model);
   PackageSection *sections = NULL;
@@ -78,6 +91,6 @@ int command_build(int argc, char **argv) {
   Options options = options_read(arena, COMMAND_BUILD, argc, argv);
   if (!options.output)
     usage_fail(COMMAND_BUILD, "-o TRAINER is missing");
-  build_trainer(arena, &options, options.output);
+  build_trainer(arena, &options, options.output, NULL);
   return 0;
 }

@@ -1,4 +1,5 @@
-/* moec train: builds the trainer into the run directory and becomes it. */
+/* moec train: builds the trainer into the run directory and becomes it. A run keeps the trainer that fits it: neither a
+ * second run nor a changed model may replace it. */
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -7,6 +8,14 @@
 #include "codegen/package.h"
 #include "frontend/command_build.h"
 #include "frontend/commands.h"
+#include "runtime/files.h"
+
+static bool resumes(const Options *options) {
+  for (uint32_t i = 0; i < vec_len(options->trainer); i++)
+    if (strcmp(options->trainer[i], "--resume") == 0)
+      return true;
+  return false;
+}
 
 int command_train(int argc, char **argv) {
   Arena *arena = arena_new();
@@ -16,7 +25,9 @@ int command_train(int argc, char **argv) {
   if (mkdir(options.out, 0777) != 0 && errno != EEXIST)
     environment_fail("%s: cannot make the run directory: %s", options.out, strerror(errno));
   char *trainer = arena_print(arena, "%s/trainer", options.out);
-  build_trainer(arena, &options, trainer);
+  if (!resumes(&options) && file_exists(arena_print(arena, "%s/config.json", options.out)))
+    ir_fail((Loc){0}, "%s holds a run already: --resume continues it, another --out begins a new one", options.out);
+  build_trainer(arena, &options, trainer, arena_print(arena, "%s/model.ir", options.out));
   char **words = NULL;
   vec_push(arena, words, trainer);
   vec_push(arena, words, "train");

@@ -1,10 +1,12 @@
 /* moec's main: finds the command and hands it the rest of the line. */
+#include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "frontend/commands.h"
 
-enum { EXIT_USAGE = 2 };
+enum { EXIT_USAGE = 2, EXIT_ENVIRONMENT = 3 };
 
 typedef struct Command {
   const char *name;
@@ -31,18 +33,27 @@ static void print_usage(FILE *out) {
   fprintf(out, "  moec COMMAND --help lists its options\n");
 }
 
+/* What a command printed has arrived, or it was not done. */
+static int finish(int code) {
+  if (fflush(stdout) == 0 && !ferror(stdout))
+    return code;
+  fprintf(stderr, "moec: standard output: cannot write: %s\n", strerror(errno));
+  return EXIT_ENVIRONMENT;
+}
+
 int main(int argc, char **argv) {
+  signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is then a write that fails, with its message */
   if (argc < 2) {
     print_usage(stderr);
     return EXIT_USAGE;
   }
   if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
     print_usage(stdout);
-    return 0;
+    return finish(0);
   }
   for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
     if (strcmp(argv[1], commands[i].name) == 0)
-      return commands[i].run(argc - 2, argv + 2);
+      return finish(commands[i].run(argc - 2, argv + 2));
   fprintf(stderr, "moec: unknown command %s\n", argv[1]);
   print_usage(stderr);
   return EXIT_USAGE;

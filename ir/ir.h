@@ -221,6 +221,7 @@ typedef struct Phase {
   int64_t steps; /* 0: to the end of the run */
   Table *table;
   const char *enter; /* name of the transition function, or NULL */
+  double crossover;  /* experts per token above which @P.train.wide is faster than @P.train.packed; 0: one @P.train */
   Loc loc;
 } Phase;
 

@@ -463,6 +463,12 @@ static void parse_phase(Parser *p) {
     scan_need(s, '@');
     phase->enter = scan_name(s, "the name of a function");
   }
+  if (scan_word(s, "crossover")) {
+    scan_need(s, '=');
+    phase->crossover = scan_number(s, "experts per token");
+    if (!(phase->crossover > 0))
+      scan_fail(s, "crossover is %g, expected experts per token, greater than 0", phase->crossover);
+  }
   scan_comment(s, &phase->loc, &note);
   vec_push(p->m->arena, p->m->phases, phase);
   scan_next_line(s);

@@ -207,10 +207,12 @@ static void put_table(Line *line, const Module *m, const Table *t) {
   end_line(line);
 }
 
-static void put_phase(Line *line, const Phase *phase) {
+static void put_phase(Line *line, const Module *m, const Phase *phase) {
   put(line, "phase @%s steps=%lld table=@%s", phase->name, (long long)phase->steps, phase->table->name);
   if (phase->enter)
     put(line, " enter=@%s", phase->enter);
+  if (phase->crossover > 0)
+    put(line, " crossover=%s", number_text(m->arena, phase->crossover));
   put_comment(line, phase->loc, NULL);
 }
 
@@ -229,7 +231,7 @@ void module_print(const Module *m, FILE *out) {
     fprintf(out, "schedule @%s %u %s\n", m->schedules[i]->name, vec_len(m->schedules[i]->values),
             schedule_text(m->arena, m->schedules[i]));
   for (uint32_t i = 0; i < vec_len(m->phases); i++)
-    put_phase(&line, m->phases[i]);
+    put_phase(&line, m, m->phases[i]);
   for (uint32_t i = 0; i < vec_len(m->funcs); i++) {
     fputc('\n', out);
     func_print(m->funcs[i], out);

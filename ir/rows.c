@@ -183,11 +183,19 @@ static ValueId group_root(const Group *g, ValueId v) {
   return v;
 }
 
+/* Whether v, or a view of it that the group holds, is read behind the group. */
 static bool used_outside(const Group *g, ValueId v) {
   uint32_t inside = 0;
-  for (uint32_t i = 0; i < g->count; i++)
-    for (int k = 0; k < group_inst(g, i)->input_count; k++)
-      inside += group_inst(g, i)->input[k] == v;
+  for (uint32_t i = 0; i < g->count; i++) {
+    const Inst *inst = group_inst(g, i);
+    for (int k = 0; k < inst->input_count; k++)
+      inside += inst->input[k] == v;
+    if (!is_view(inst) || inst->input[0] != v)
+      continue;
+    for (int k = 0; k < inst->output_count; k++)
+      if (used_outside(g, inst->output[k]))
+        return true;
+  }
   return g->uses[v] > inside;
 }
 

@@ -31,25 +31,17 @@ DenseLayer *dense_match(const Func *f);
 /* By instruction: whether a result needs it when the layers without a refusal read their sources only. */
 bool *dense_live(const Func *f, const DenseLayer *layers);
 
-/* The value of a packed index when it is a sum of products with these three: the pair itself, the token pair / E, and
- * source[pair / E], where `source` has one element per token. */
-typedef struct PairIndex {
-  int64_t constant, pair, token, gathered;
-  ValueId source;
-} PairIndex;
-
 /* Whether v is (source[t] * E + e) for the pair t*E+e, the index of random draws in experts; sets *source. */
 bool dense_pair_index(const DenseLayer *layer, ValueId v, ValueId *source);
 
-/* What the layers of one function cost per run, forward and backward. */
+/* What the layers without a refusal cost together, forward and backward, on every run of the function. */
 typedef struct DensePrice {
-  Cost packed_fixed, packed_pair; /* packed = fixed + pairs of one layer * pair */
+  Cost packed_fixed, packed_per_token; /* packed: fixed + per_token * (experts per token) */
   Cost wide;
-  double crossover; /* experts per token at which both cost the same; may be beyond the number of experts */
+  double crossover; /* experts per token at which both cost the same; may lie beyond the number of experts */
 } DensePrice;
 
 DensePrice dense_price(const DenseLayer *layers);
-/* Of the packed form when tokens select so many experts. */
-Cost dense_packed_cost(const DensePrice *price, const DenseLayer *layers, double experts_per_token);
+Cost dense_packed_cost(const DensePrice *price, double experts_per_token);
 
 #endif

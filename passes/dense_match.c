@@ -53,6 +53,13 @@ static void add_source(DenseLayer *layer, ValueId v) {
 
 /* ---------------------------------------------------------------- indices of random draws */
 
+/* The value of a packed index when it is a sum of products with these three: the pair itself, the token pair / E, and
+ * source[pair / E], where `source` has one element per token. */
+typedef struct PairIndex {
+  int64_t constant, pair, token, gathered;
+  ValueId source;
+} PairIndex;
+
 static int64_t expert_count(const DenseLayer *layer) {
   return dim_value(layer->f->module, layer->experts);
 }
@@ -113,8 +120,10 @@ static bool index_gather(const DenseLayer *layer, const Inst *inst, PairIndex *o
 static bool pair_index(const DenseLayer *layer, ValueId v, PairIndex *out) {
   *out = (PairIndex){.source = NO_VALUE};
   const Inst *inst = definition(layer->f, v);
-  if (v == layer->pair)
-    return out->pair = 1, true;
+  if (v == layer->pair) {
+    out->pair = 1;
+    return true;
+  }
   if (inst == NULL || type_of(layer, v).dtype != DTYPE_I32)
     return false;
   switch (inst->op) {
@@ -341,7 +350,7 @@ static const char *match_second_product(DenseLayer *layer, ValueId body) {
 
 static const char *match_layer(DenseLayer *layer) {
   const ValueId packed = layer->f->insts[layer->combine].input[0];
-  ValueId body;
+  ValueId body = NO_VALUE;
   attempt(match_routing(layer));
   attempt(match_weight(layer, packed, &body));
   attempt(match_second_product(layer, body));

@@ -27,6 +27,7 @@ typedef bool (*PassFunction)(PassContext *context);
 int64_t pass_setting_int(const PassContext *context, const char *option, int64_t otherwise);
 const char *pass_setting_text(const PassContext *context, const char *option, const char *otherwise);
 
+bool pass_dense_experts(PassContext *context);
 bool pass_autodiff(PassContext *context);
 bool pass_fold(PassContext *context);
 bool pass_cse(PassContext *context);

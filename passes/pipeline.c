@@ -18,6 +18,8 @@ enum {
 #define SAME STAGE_COUNT
 
 const Pass pipeline_passes[] = {
+    {"dense_experts", GRAPH, SAME, "crossover", pass_dense_experts,
+     "a second training function in which all experts of a layer are one wide FFN"},
     {"autodiff", GRAPH, STAGE_GRADIENT, "", pass_autodiff, "adds the gradients of result `loss` by reverse mode"},
     {"fold", ANY, SAME, "", pass_fold, "evaluates constants, drops what changes nothing"},
     {"cse", ANY, SAME, "", pass_cse, "computes equal expressions once"},

@@ -17,6 +17,10 @@
 
 static const char model_file[] = "model.safetensors", optimizer_file[] = "optimizer.safetensors";
 
+/* How state.json ends: SUM is the hash of all that stands before. */
+static const char sum_begins[] = ",\n\"checksum\":\"", sum_ends[] = "\"\n}\n";
+enum { SUM_DIGITS = 16 };
+
 static int64_t updates_seen(const Program *program, const PlanParam *param, int64_t step) {
   const PlanTable *table = program->plan->phases[program->phase].table;
   return step - program->phase_start[table->segments[param->segment].birth];
@@ -127,8 +131,10 @@ static void write_state(const char *path, const Program *program, const Checkpoi
   text_format(&text, ",\n\"threads\":%" PRId64 ",\n\"ranks\":{\"dp\":%" PRId64 ",\"ep\":%" PRId64 "}", s->threads,
               s->data_ranks, s->expert_ranks);
   add_string(&text, "passes", s->passes);
-  text_format(&text, ",\n\"files\":{\"%s\":\"%016" PRIx64 "\",\"%s\":\"%016" PRIx64 "\"}\n}\n", model_file, model,
+  text_format(&text, ",\n\"files\":{\"%s\":\"%016" PRIx64 "\",\"%s\":\"%016" PRIx64 "\"}", model_file, model,
               optimizer_file, optimizer);
+  uint64_t sum = payload_hash(text.data, text.size);
+  text_format(&text, "%s%016" PRIx64 "%s", sum_begins, sum, sum_ends);
   int descriptor = file_create(path);
   file_write(descriptor, path, text.data, text.size);
   file_close_durable(descriptor, path);
@@ -242,10 +248,22 @@ static uint64_t take_hash(const StateReader *r, const Json *object, const char *
   return strtoull(value->string, NULL, 16);
 }
 
+/* Every number of the state decides what the run does next, so none may have changed unseen. */
+static void check_sum(const char *path, Bytes text) {
+  size_t end = strlen(sum_begins) + SUM_DIGITS + strlen(sum_ends);
+  char expected[64];
+  if (text.size > end)
+    snprintf(expected, sizeof expected, "%s%016" PRIx64 "%s", sum_begins, payload_hash(text.data, text.size - end),
+             sum_ends);
+  if (text.size <= end || memcmp(text.data + text.size - end, expected, end) != 0)
+    runtime_fail(FAIL_USER, "%s: damaged: its checksum is not the one at its end", path);
+}
+
 static StateReader open_state(const char *checkpoint) {
   char error[128];
   StateReader r = {string_format("%s/state.json", checkpoint), NULL};
   Bytes text = file_read("checkpoint state", r.path);
+  check_sum(r.path, text);
   r.root = json_parse(text.data, text.size, error, sizeof error);
   if (!r.root)
     runtime_fail(FAIL_USER, "%s: damaged: %s", r.path, error);

@@ -1,5 +1,5 @@
-/* In: a file with a payload at its end (payload.h has the format). Out: its sections, mapped. Every number of the
- * trailer and the index is checked before it is used, so a damaged file gives a message and never a crash. */
+/* In: a file with a payload at its end (payload.h has the format). Out: its sections, mapped. The whole file is checked
+ * against its hash, and every number of the trailer and the index before it is used. */
 #include "runtime/payload.h"
 
 #include <errno.h>
@@ -97,8 +97,9 @@ Payload *payload_open(const char *path) {
   uint64_t end = size - PAYLOAD_TRAILER_SIZE;
   if (offset > end || length > end - offset)
     runtime_fail(FAIL_USER, "%s: its payload is damaged: the index lies outside the file", payload->path);
-  if (payload_hash(file + offset, length) != hash)
-    runtime_fail(FAIL_USER, "%s: its payload is damaged: the hash of the index does not match", payload->path);
+  if (payload_hash(file, size - 8) != hash)
+    runtime_fail(FAIL_USER, "%s: damaged: its checksum is not the one at its end; build the trainer again",
+                 payload->path);
   char *index = runtime_allocate(length + 1, 1);
   memcpy(index, file + offset, length);
   read_index(payload, index, file, end);

@@ -4,7 +4,8 @@
  *
  *   executable | section bytes, back to back | index | trailer
  *   index:   text, one line per section: "name offset size\n"; offset is absolute in the file, both decimal
- *   trailer: 32 bytes: "MOECPAY1", then little endian u64: offset of the index, its size, FNV-1a 64 of the index bytes
+ *   trailer: 32 bytes: "MOECPAY1", then little endian u64: offset of the index, its size, FNV-1a 64 of all bytes of the
+ *            file before this number, so that a flipped bit anywhere is found before anything runs
  *
  * A missing or damaged payload ends the program with FAIL_USER and a message that says what is wrong.
  */

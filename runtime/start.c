@@ -2,6 +2,7 @@
  * soon as anything else runs on the machine. libgomp reads its policy from the environment when it is loaded, which is
  * before any code of the program, and offers no call to change it; so the program starts itself anew. */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include "runtime/execute.h"
 
 void runtime_start(char **argv) {
+  signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is then a write that fails, with its message */
   if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT"))
     return;
   char path[4096];

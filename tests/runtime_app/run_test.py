@@ -224,7 +224,7 @@ def test_errors(t):
     for name, change, message in (
             ("model.safetensors", lambda d: d[:-4], "damaged"), ("model.safetensors", lambda d: d[:-1] + bytes([d[-1] ^ 1]), "checksum"),
             ("model.safetensors", lambda d: d[:20], "damaged"), ("optimizer.safetensors", lambda d: b"\xff" * 8 + d[8:], "damaged"),
-            ("state.json", lambda d: d[:-9], "damaged"), ("state.json", lambda d: d.replace(b'"seed"', b'"sead"'), '"seed"')):
+            ("state.json", lambda d: d[:-9], "damaged"), ("state.json", lambda d: d.replace(b'"seed":1', b'"seed":2'), "checksum")):
         path = os.path.join(newest, name)
         content = open(path, "rb").read()
         open(path, "wb").write(change(content))

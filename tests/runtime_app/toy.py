@@ -182,5 +182,6 @@ def pack(runtime, path, directory, bad_step=-1, ir="module toy\n", **options):
         body += data
     index = index.encode()
     with open(path, "wb") as file:
-        file.write(body + index + b"MOECPAY1" + struct.pack("<QQQ", len(body), len(index), fnv(index)))
+        whole = body + index + b"MOECPAY1" + struct.pack("<QQ", len(body), len(index))
+        file.write(whole + struct.pack("<Q", fnv(whole)))
     os.chmod(path, 0o755)

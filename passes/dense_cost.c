@@ -1,0 +1,71 @@
+/* What an MoE layer costs in packed and in wide form. See dense_experts.h.
+ *
+ * Counted is one run, forward and backward: products at the rate of their kind, and the bytes that row kernels read
+ * and write at the rate of memory. What both forms do alike (the gate, the selection) is left out. For a layer of N
+ * tokens, E experts, D columns, F hidden columns, p products before the hidden columns:
+ *
+ *   products, per pair          6 (p+1) D F FLOP: forward 2, backward 4 times the multiply-adds
+ *   hidden columns, per pair    4 (4p+2) F bytes: forward reads p and writes 1 row of F floats, backward reads p+1 and
+ *                               writes p, the biases' gradients read p
+ *   packed rows, per pair       32 D bytes: dispatch 2 rows of D floats, combine 1, backward of combine 2 and of the
+ *                               weights 1, gradient of b2 1, backward of dispatch 1
+ *   packed, always              3 (p+1) E products that are started, 8 N D bytes of combined rows
+ *   wide, always                N E pairs, and 36 N D bytes: rows selected, products added, and their backward
+ */
+#include "passes/dense_experts.h"
+
+enum { FLOAT_BYTES = 4 };
+
+/* Rates of the CPU target per thread pair, f32 (oneDNN, 2 cores of x86-64-v4). Only their ratios enter the crossover;
+ * a trainer started with --tune measures it on its own machine. */
+static const double wide_flops = 400e9, packed_flops = 380e9; /* per second */
+static const double memory_bytes = 20e9;                      /* per second */
+static const double group_start = 3e-6;                       /* seconds for each expert of a grouped product */
+
+typedef struct Counts {
+  double flops, bytes, launches;
+} Counts;
+
+static Cost cost_of(Counts c, double flops_per_second) {
+  return (Cost){.bytes = c.bytes,
+                .flops = c.flops,
+                .launches = c.launches,
+                .microseconds = 1e6 * (c.flops / flops_per_second + c.bytes / memory_bytes + c.launches * group_start)};
+}
+
+static Cost cost_add(Cost a, Cost b, double times) {
+  return (Cost){a.bytes + times * b.bytes, a.flops + times * b.flops, a.launches + times * b.launches,
+                a.microseconds + times * b.microseconds};
+}
+
+/* One pair of a layer without what packing adds. */
+static Counts count_pair(const DenseLayer *layer) {
+  const double p = layer->first_products, d = (double)layer->columns, f = (double)layer->rows;
+  return (Counts){.flops = 6 * (p + 1) * d * f, .bytes = FLOAT_BYTES * (4 * p + 2) * f};
+}
+
+DensePrice dense_price(const DenseLayer *layers) {
+  DensePrice price = {0};
+  for (uint32_t i = 0; i < vec_len(layers); i++) {
+    const DenseLayer *layer = &layers[i];
+    if (layer->refusal != NULL)
+      continue;
+    const Module *m = layer->f->module;
+    const double d = (double)layer->columns, products = 3 * (layer->first_products + 1);
+    const double n = (double)dim_value(m, layer->tokens), e = (double)dim_value(m, layer->experts);
+    const Counts pair = count_pair(layer);
+    const Counts packed_fixed = {.bytes = FLOAT_BYTES * 2 * n * d, .launches = products * e};
+    const Counts packed_pair = {.flops = pair.flops, .bytes = pair.bytes + FLOAT_BYTES * 8 * d};
+    const Counts wide = {
+        .flops = n * e * pair.flops, .bytes = n * e * pair.bytes + FLOAT_BYTES * 9 * n * d, .launches = products};
+    price.packed_fixed = cost_add(price.packed_fixed, cost_of(packed_fixed, packed_flops), 1);
+    price.packed_per_token = cost_add(price.packed_per_token, cost_of(packed_pair, packed_flops), n);
+    price.wide = cost_add(price.wide, cost_of(wide, wide_flops), 1);
+  }
+  price.crossover = (price.wide.microseconds - price.packed_fixed.microseconds) / price.packed_per_token.microseconds;
+  return price;
+}
+
+Cost dense_packed_cost(const DensePrice *price, double experts_per_token) {
+  return cost_add(price->packed_fixed, price->packed_per_token, experts_per_token);
+}
