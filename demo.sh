@@ -45,8 +45,10 @@ END { for (i = 1; i <= phases; i++) { p = order[i]; n = steps[p]; w = n < 40 ? i
   "$demo/run/metrics.jsonl"
 
 echo
-echo "held-out perplexity (test split) beside the unigram's:"
-"$demo/trainer" eval --data "$demo/data" --checkpoint "$demo/run" --split test
+unigram=$(sed -E 's/.*"test":\{[^}]*"unigram_ppl":([0-9.]+).*/\1/' "$demo/data/meta.json")
+held_out=$("$demo/trainer" eval --data "$demo/data" --checkpoint "$demo/run" --split test | sed -E 's/.*"ppl":([0-9.]+).*/\1/')
+awk -v ppl="$held_out" -v unigram="$unigram" 'BEGIN {
+  printf "held-out perplexity (test split): %.2f    unigram perplexity of the same split: %.2f    ratio %.3f\n", ppl, unigram, ppl / unigram }'
 echo
 echo "a sample:"
 "$demo/trainer" sample --checkpoint "$demo/run" --prompt "And God said" -n 60

@@ -16,13 +16,16 @@ typedef struct KernelSet {
   Kernel **kernels; /* arena vector, distinct, in order of first use */
 } KernelSet;
 
-typedef enum OperandRole { OPERAND_INPUT, OPERAND_OUTPUT, OPERAND_SCRATCH } OperandRole;
+typedef enum OperandRole { OPERAND_INPUT, OPERAND_OUTPUT, OPERAND_SCRATCH, OPERAND_TAG } OperandRole;
 
-/* Inputs, outputs, scratch, and last, in kernels that draw random numbers, the run's seed: an input without a value. */
+/* Inputs, outputs, scratch, and last, in kernels that draw random numbers, the tags of the draws and the run's seed (an
+ * input without a value). A tag is no memory: the number itself stands in the place of the pointer, so that layers that
+ * differ in nothing but their tags share a kernel. */
 typedef struct KernelOperand {
   OperandRole role;
   ValueId value;         /* NO_VALUE for scratch and for the seed */
   int64_t scratch_bytes; /* OPERAND_SCRATCH */
+  int64_t tag;           /* OPERAND_TAG */
   bool in_place; /* an output and an input that both say so may share memory, if dtype, rows, columns and ld agree */
 } KernelOperand;
 

@@ -99,6 +99,14 @@ static uint32_t seed_operand(Builder *b) {
   return add_operand(b, (BodyOperand){.role = OPERAND_INPUT, .value = NO_VALUE, .seed = true});
 }
 
+/* `v`: the draw it is for, for the reader. */
+static uint32_t tag_operand(Builder *b, int64_t tag, ValueId v) {
+  for (uint32_t i = 0; i < vec_len(b->body->operands); i++)
+    if (b->body->operands[i].role == OPERAND_TAG && b->body->operands[i].tag == tag)
+      return i;
+  return add_operand(b, (BodyOperand){.role = OPERAND_TAG, .value = v, .tag = tag});
+}
+
 /* ---------------------------------------------------------------- nodes */
 
 /* An empty node: everything that a kind does not use has one fixed value, so that equal nodes are equal bytes. */
@@ -109,7 +117,7 @@ static Node node_new(NodeKind kind, DType dtype, int64_t columns, uint32_t conte
   n.dtype = dtype;
   n.columns = columns;
   n.context = context;
-  n.operand = NO_OPERAND;
+  n.operand = n.tag_operand = NO_OPERAND;
   n.row_node = n.column_node = NO_NODE;
   n.value = NO_VALUE;
   return n;
@@ -283,7 +291,7 @@ static uint32_t build_uniform(Builder *b, const Inst *inst, uint32_t context) {
   n.input_count = 2;
   n.input[0] = element_operand(b, inst->input[0], context);
   n.input[1] = row_operand(b, inst, 1, context);
-  n.tag = inst_int(inst, ATTRIBUTE_tag, 0);
+  n.tag_operand = tag_operand(b, inst_int(inst, ATTRIBUTE_tag, 0), inst->output[0]);
   n.operand = seed_operand(b);
   return node_add(b, n);
 }
@@ -377,7 +385,7 @@ static uint32_t build_product(Builder *b, const Inst *inst, uint32_t context) {
   n.operand = input_operand(b, inst->input[1]);
   n.ld = row_stride(b, inst->input[1]);
   n.count = node_at(b, x)->columns;
-  n.tag = inst_int(inst, ATTRIBUTE_tb, 0);
+  n.transposed = inst_int(inst, ATTRIBUTE_tb, 0) != 0;
   n.input_count = 1;
   n.input[0] = x;
   b->body->operands[n.operand].exact = false;
@@ -527,24 +535,27 @@ static void add_scratch(Builder *b, BodyOutput *output) {
                                                  .scratch_bytes = blocks * n->columns * (int64_t)sizeof(float)});
 }
 
-/* Inputs, outputs, scratch, and the seed behind them all. */
+/* Inputs, outputs, scratch, tags, and the seed behind them all. */
 static void sort_operands(Builder *b) {
   KernelBody *body = b->body;
   uint32_t count = vec_len(body->operands);
   uint32_t *to = arena_alloc(b->arena, (count + 1) * sizeof *to);
   BodyOperand *sorted = NULL;
-  for (int key = 0; key < 4; key++)
+  enum { SEED_KEY = OPERAND_TAG + 1 };
+  for (int key = 0; key <= SEED_KEY; key++)
     for (uint32_t i = 0; i < count; i++) {
       const BodyOperand *o = &body->operands[i];
-      if ((o->seed ? 3 : (int)o->role) != key)
+      if ((o->seed ? SEED_KEY : (int)o->role) != key)
         continue;
       to[i] = vec_len(sorted);
       vec_push(b->arena, sorted, *o);
     }
   body->operands = sorted;
-  for (uint32_t i = 0; i < vec_len(body->nodes); i++)
-    if (body->nodes[i].operand != NO_OPERAND)
-      body->nodes[i].operand = to[body->nodes[i].operand];
+  for (uint32_t i = 0; i < vec_len(body->nodes); i++) {
+    Node *n = &body->nodes[i];
+    n->operand = n->operand == NO_OPERAND ? NO_OPERAND : to[n->operand];
+    n->tag_operand = n->tag_operand == NO_OPERAND ? NO_OPERAND : to[n->tag_operand];
+  }
   for (uint32_t i = 0; i < vec_len(body->outputs); i++) {
     body->outputs[i].operand = to[body->outputs[i].operand];
     if (body->outputs[i].scratch != NO_OPERAND)

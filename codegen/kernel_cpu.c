@@ -27,6 +27,10 @@ static CWords cpu_words(Arena *arena, const KernelBody *body) {
 static void declare_operands(Printer *p) {
   for (uint32_t i = 0; i < vec_len(p->body->operands); i++) {
     const BodyOperand *o = &p->body->operands[i];
+    if (o->role == OPERAND_TAG) {
+      print_line(p, "const uint64_t %s = (uint64_t)launch->pointer[%u];", p->operand[i], i);
+      continue;
+    }
     const char *type = o->seed ? "uint64_t" : print_c_type(o->dtype);
     print_line(p, "%s%s *%s = launch->pointer[%u];%s", o->role == OPERAND_INPUT ? "const " : "", type, p->operand[i], i,
                print_comment(p, i));

@@ -84,6 +84,10 @@ static void print_signature(Printer *p, const char *suffix, int threads) {
   print_line(p, "%s%s(", p->name, suffix);
   for (uint32_t i = 0; i < vec_len(p->body->operands); i++) {
     const BodyOperand *o = &p->body->operands[i];
+    if (o->role == OPERAND_TAG) {
+      print_line(p, "    uint64_t %s,", p->operand[i]);
+      continue;
+    }
     print_line(p, "    %s%s *%s,%s", o->role == OPERAND_INPUT ? "const " : "",
                o->seed ? "uint64_t" : print_c_type(o->dtype), p->operand[i], print_comment(p, i));
   }
@@ -190,7 +194,7 @@ static void print_finish(Printer *p) {
   print_line(p, "%s", "");
   print_signature(p, "_finish", FINISH_THREADS);
   print_rows(p);
-  print_line(p, "const int64_t first = (int64_t)blockIdx.x * %d + threadIdx.x, step = (int64_t)gridDim.x * %d;",
+  print_line(p, "const int64_t from = (int64_t)blockIdx.x * %d + threadIdx.x, stride = (int64_t)gridDim.x * %d;",
              FINISH_THREADS, FINISH_THREADS);
   for (uint32_t i = 0; i < vec_len(p->body->outputs); i++) {
     if (!output_is_column_sum(p->body, i))
@@ -198,11 +202,11 @@ static void print_finish(Printer *p) {
     const BodyOutput *o = &p->body->outputs[i];
     long long columns = (long long)output_columns(p->body, i);
     bool bf16 = p->body->operands[o->operand].dtype == DTYPE_BF16;
-    print_line(p, "for (int64_t c = first; c < %lld; c += step) {", columns);
-    print_line(p, "  float sum = 0.0f;");
+    print_line(p, "for (int64_t c = from; c < %lld; c += stride) {", columns);
+    print_line(p, "  float total = 0.0f;");
     print_line(p, "  for (int64_t block = 0; block < blocks; block++)");
-    print_line(p, "    sum += %s[block * %lld + c];", p->operand[o->scratch], columns);
-    print_line(p, "  %s[c] = %s;", p->operand[o->operand], bf16 ? "moec_to_bf16(sum)" : "sum");
+    print_line(p, "    total += %s[block * %lld + c];", p->operand[o->scratch], columns);
+    print_line(p, "  %s[c] = %s;", p->operand[o->operand], bf16 ? "moec_to_bf16(total)" : "total");
     print_line(p, "}");
   }
   p->indent--;

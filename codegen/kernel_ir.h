@@ -22,7 +22,7 @@ typedef enum NodeKind {
   NODE_ROW,        /* i32: the row */
   NODE_COLUMN,     /* i32: the column c */
   NODE_MATH,       /* op of the inputs, element by element */
-  NODE_UNIFORM,    /* a random draw; inputs index, step */
+  NODE_UNIFORM,    /* a random draw; inputs index, step; operands seed and tag_operand */
   NODE_EXPERT,     /* i32: the expert whose packed rows hold the row; operand: offsets */
   NODE_REDUCE,     /* op (sum, maximum, minimum) over the columns of the input */
   NODE_COLUMN_SUM, /* sum of the input over rows */
@@ -31,7 +31,7 @@ typedef enum NodeKind {
   NODE_UNPACK,   /* the input placed at column input 1, both of this node's context, for every slot; else 0 */
   NODE_ROWS_SUM, /* sum of `count` rows of the operand from `address` on, `stride` rows apart */
   NODE_TOPK,     /* 1 at the `count` largest of the input, else 0 */
-  NODE_PRODUCT   /* input (a row of `count` columns) times the operand [count,columns], or transposed if tag is 1 */
+  NODE_PRODUCT   /* input (a row of `count` columns) times the operand [count,columns], or transposed */
 } NodeKind;
 
 typedef struct Node {
@@ -42,11 +42,12 @@ typedef struct Node {
   uint32_t context; /* 0, or 1 + the combine or unpack */
   uint32_t input[3];
   int input_count;
-  uint32_t operand;
+  uint32_t operand, tag_operand;
   RowAddress address;
   uint32_t row_node, column_node;
   int64_t ld;
-  int64_t count, stride, tag;
+  int64_t count, stride;
+  bool transposed;
   double number;
   ValueId value; /* what the reader calls it; NO_VALUE for parts of a decomposed op */
 } Node;
@@ -59,6 +60,7 @@ typedef struct BodyOperand {
   bool exact; /* input: read at the kernel's own row only, in column order */
   int64_t ld, columns;
   int64_t scratch_bytes;
+  int64_t tag;
 } BodyOperand;
 
 typedef struct BodyOutput {

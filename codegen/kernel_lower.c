@@ -65,8 +65,11 @@ KernelCall *kernel_lower(KernelSet *set, const Func *f, uint32_t first, uint32_t
   for (uint32_t i = 0; i < vec_len(body->operands); i++) {
     const BodyOperand *o = &body->operands[i];
     vec_push(set->arena, call->operands,
-             (KernelOperand){
-                 .role = o->role, .value = o->value, .scratch_bytes = o->scratch_bytes, .in_place = plan->in_place[i]});
+             (KernelOperand){.role = o->role,
+                             .value = o->role == OPERAND_TAG ? NO_VALUE : o->value,
+                             .scratch_bytes = o->scratch_bytes,
+                             .tag = o->tag,
+                             .in_place = plan->in_place[i]});
   }
   return call;
 }

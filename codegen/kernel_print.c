@@ -48,16 +48,16 @@ const Node *print_node(const Printer *p, uint32_t i) {
 
 static bool is_taken(const Printer *p, const char *name) {
   static const char *const words[] = {
-      "and",      "asm",      "auto",     "bool",    "break",     "c",         "case",    "catch",    "char",
-      "class",    "const",    "continue", "default", "delete",    "do",        "double",  "else",     "enum",
-      "explicit", "export",   "extern",   "false",   "float",     "for",       "friend",  "goto",     "if",
-      "inline",   "int",      "k",        "lane",    "launch",    "live",      "long",    "mutable",  "namespace",
-      "new",      "not",      "operator", "or",      "private",   "protected", "public",  "q",        "r",
-      "register", "return",   "rows",     "seed",    "short",     "signed",    "sizeof",  "static",   "struct",
-      "switch",   "template", "this",     "throw",   "true",      "try",       "typedef", "typename", "union",
-      "unsigned", "using",    "virtual",  "void",    "volatile",  "while",     "xor",     "j",        "block",
-      "blocks",   "end",      "bound",    "team",    "constexpr", "nullptr",   "typeof",  "restrict", "row",
-      "from",     "to"};
+      "and",      "asm",      "auto",     "bool",      "break",     "c",         "case",     "catch",    "char",
+      "class",    "const",    "continue", "default",   "delete",    "do",        "double",   "else",     "enum",
+      "explicit", "export",   "extern",   "false",     "float",     "for",       "friend",   "goto",     "if",
+      "inline",   "int",      "k",        "lane",      "launch",    "live",      "long",     "mutable",  "namespace",
+      "new",      "not",      "operator", "or",        "private",   "protected", "public",   "q",        "r",
+      "register", "return",   "rows",     "seed",      "short",     "signed",    "sizeof",   "static",   "struct",
+      "switch",   "template", "this",     "throw",     "true",      "try",       "typedef",  "typename", "union",
+      "unsigned", "using",    "virtual",  "void",      "volatile",  "while",     "xor",      "j",        "block",
+      "blocks",   "end",      "bound",    "team",      "constexpr", "nullptr",   "typeof",   "restrict", "row",
+      "from",     "stride",   "total",    "threadIdx", "blockIdx",  "gridDim",   "blockDim", "warpSize", "to"};
   for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
     if (strcmp(words[i], name) == 0)
       return true;
@@ -105,6 +105,8 @@ static void name_operands(Printer *p) {
       p->operand[i] = "seed";
     else if (o->role == OPERAND_INPUT)
       p->operand[i] = take_name(p, operand_base(p, i), "");
+    else if (o->role == OPERAND_TAG)
+      p->operand[i] = take_name(p, operand_base(p, i), "_tag");
   }
   for (uint32_t i = 0; i < vec_len(p->body->outputs); i++) {
     const BodyOutput *o = &p->body->outputs[i];
@@ -311,8 +313,8 @@ static void print_scalar(Printer *p, uint32_t i) {
     print_line(p, "const %s %s = %s;", type, p->node[i], math_expression(p, n));
     return;
   case NODE_UNIFORM:
-    print_line(p, "const float %s = moec_uniform(*seed, (uint64_t)%s, 0, %lluu, (uint32_t)%s);", p->node[i],
-               reference(p, n->input[0]), (unsigned long long)n->tag, reference(p, n->input[1]));
+    print_line(p, "const float %s = moec_uniform(*seed, (uint64_t)%s, 0, (uint32_t)%s, (uint32_t)%s);", p->node[i],
+               reference(p, n->input[0]), p->operand[n->tag_operand], reference(p, n->input[1]));
     return;
   case NODE_EXPERT:
     print_line(p, "const int32_t %s = moec_expert_of_row(%s, %lld, %s);", p->node[i], p->operand[n->operand],
@@ -344,8 +346,8 @@ static void print_element(Printer *p, uint32_t i, int level) {
     bool own = p->plan->keep[i] == KEEP_BUFFER && !p->plan->shared[i];
     print_line(p, "const %s %s = %s[%s];", type, p->node[i], p->row[i], own ? p->words.buffer_element : "c");
   } else if (n->kind == NODE_UNIFORM) {
-    print_line(p, "const float %s = moec_uniform(*seed, (uint64_t)%s * %llu, (uint32_t)c, %lluu, (uint32_t)%s);",
-               p->node[i], reference(p, n->input[0]), (unsigned long long)n->columns, (unsigned long long)n->tag,
+    print_line(p, "const float %s = moec_uniform(*seed, (uint64_t)%s * %llu, (uint32_t)c, (uint32_t)%s, (uint32_t)%s);",
+               p->node[i], reference(p, n->input[0]), (unsigned long long)n->columns, p->operand[n->tag_operand],
                reference(p, n->input[1]));
   } else {
     print_line(p, "const %s %s = %s;", type, p->node[i], math_expression(p, n));
@@ -547,7 +549,7 @@ static void print_whole(Printer *p, uint32_t i) {
                (long long)n->columns, (long long)n->count, p->row[i], p->words.call_arguments);
     break;
   case NODE_PRODUCT:
-    print_line(p, "moec_%s%s%s(%s, %s, %lld, %lld, %lld, %s%s);", n->tag ? "matvec" : "vecmat",
+    print_line(p, "moec_%s%s%s(%s, %s, %lld, %lld, %lld, %s%s);", n->transposed ? "matvec" : "vecmat",
                p->body->operands[n->operand].dtype == DTYPE_BF16 ? "_bf16" : "", p->words.call_template,
                p->row[n->input[0]], p->operand[n->operand], (long long)n->ld, (long long)n->columns,
                (long long)n->count, p->row[i], p->words.call_arguments);

@@ -8,6 +8,11 @@ static Place seed_place(Lower *l) {
   return (Place){.storage = l->seed};
 }
 
+/* The number itself, written as a place. */
+static Place tag_place(Lower *l, int64_t tag) {
+  return (Place){.storage = lower_storage(l, (Storage){.space = SPACE_TAG, .offset = tag, .value = NO_VALUE})};
+}
+
 void lower_kernel(Lower *l, uint32_t first, uint32_t last) {
   ValueLayout layout = {.ld = l->ld, .last_use = l->last_use};
   KernelCall *call = kernel_lower(l->kernels, l->func, first, last, &layout);
@@ -19,6 +24,8 @@ void lower_kernel(Lower *l, uint32_t first, uint32_t last) {
     const KernelOperand *operand = &call->operands[i];
     if (operand->role == OPERAND_SCRATCH)
       step_scratch(l, &s, NULL, operand->scratch_bytes);
+    else if (operand->role == OPERAND_TAG)
+      step_read(l, &s, NULL, tag_place(l, operand->tag));
     else if (operand->value == NO_VALUE)
       step_read(l, &s, NULL, seed_place(l));
     else if (operand->role == OPERAND_INPUT)

@@ -22,6 +22,7 @@ typedef enum Space {
   SPACE_SOURCE_PARAM,
   SPACE_SOURCE_M,
   SPACE_SOURCE_V,
+  SPACE_TAG, /* no memory: the offset is the operand itself */
   SPACE_COUNT
 } Space;
 extern const char *const space_name[SPACE_COUNT]; /* as in the text: "act", "src.param" */

@@ -7,7 +7,8 @@
 #include <inttypes.h>
 #include <string.h>
 
-const char *const space_name[SPACE_COUNT] = {"act", "param", "grad", "m", "v", "seed", "src.param", "src.m", "src.v"};
+const char *const space_name[SPACE_COUNT] = {"act",  "param",     "grad",  "m",     "v",
+                                             "seed", "src.param", "src.m", "src.v", "tag"};
 
 int64_t place_offset(const FuncPlan *plan, Place place) {
   return plan->storages[place.storage].offset + place.offset;

@@ -61,7 +61,7 @@ static bool same_shape(const Tensor *a, const Tensor *b) {
 
 static double largest(const Tensor *t) {
   double most = 0;
-  for (int64_t at = 0; at < tensor_live_elements(t); at++)
+  for (int64_t at = 0, count = tensor_live_elements(t); at < count; at++)
     if (isfinite(element(t, at)))
       most = fmax(most, fabs(element(t, at)));
   return most;
@@ -85,7 +85,7 @@ Deviation compare_tensors(const char *what, const Tensor *found, const Tensor *e
     return worst;
   }
   double whole = scale ? 0 : largest(expected);
-  for (int64_t at = 0; at < tensor_live_elements(expected); at++) {
+  for (int64_t at = 0, count = tensor_live_elements(expected); at < count; at++) {
     double x = element(found, at), y = element(expected, at);
     double error = element_error(x, y, scale ? element(scale, at) : whole);
     if (at == 0 || error > worst.error) {

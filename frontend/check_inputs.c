@@ -79,37 +79,31 @@ bool is_update_function(const Func *f) {
   return strncmp(f->name, f->table->name, length) == 0 && strcmp(f->name + length, ".update") == 0;
 }
 
-/* The first phase the function belongs to; @init to the first of all. */
-static uint32_t phase_of(const Module *m, const Func *f) {
+enum { NO_PHASE = -1 };
+
+/* The first phase the function belongs to; @init to the first of all. IR text may have functions of no phase. */
+static int phase_of(const Module *m, const Func *f) {
   for (uint32_t i = 0; i < vec_len(m->phases); i++)
     if (phase_has(m->phases[i], f))
-      return i;
-  if (strcmp(f->name, "init") != 0)
-    ir_bug("check: @%s belongs to no phase", f->name);
-  return 0;
+      return (int)i;
+  return strcmp(f->name, "init") == 0 && vec_len(m->phases) ? 0 : NO_PHASE;
 }
 
 /* Updates done when the phase begins; the phase behind the last begins where an open one ends. */
-static int64_t phase_start(const Module *m, uint32_t phase) {
+static int64_t phase_start(const Module *m, int phase) {
   int64_t start = 0;
-  for (uint32_t i = 0; i < phase; i++)
+  for (int i = 0; i < phase; i++)
     start += m->phases[i]->steps;
   return start;
 }
 
-static int64_t phase_steps(const Module *m, uint32_t phase) {
-  int64_t left = m->steps - phase_start(m, phase);
-  return m->phases[phase]->steps ? m->phases[phase]->steps : left > 1 ? left : 1;
-}
-
-static bool is_transition(const Module *m, const Func *f) {
-  const char *enter = m->phases[phase_of(m, f)]->enter;
-  return enter && strcmp(enter, f->name) == 0;
-}
-
-/* The step within the phase at which the function runs. */
+/* The step within the phase at which the function runs: 0 for what leads into it. */
 static int64_t step_in_phase(const Module *m, const Func *f) {
-  return is_transition(m, f) ? 0 : phase_steps(m, phase_of(m, f)) / 2;
+  int phase = phase_of(m, f);
+  if (phase == NO_PHASE || (m->phases[phase]->enter && strcmp(m->phases[phase]->enter, f->name) == 0))
+    return 0;
+  int64_t left = m->steps - phase_start(m, phase);
+  return (m->phases[phase]->steps ? m->phases[phase]->steps : left > 1 ? left : 1) / 2;
 }
 
 /* ---------------------------------------------------------------- arguments */
@@ -203,29 +197,34 @@ bool is_segment_argument(const char *name) {
   return numbered(name, "pgmv") >= 0;
 }
 
-static double schedule_value(const Module *m, const char *name, int64_t step) {
+static bool schedule_value(const Module *m, const char *name, int64_t step, double *value) {
   for (uint32_t i = 0; i < vec_len(m->schedules); i++) {
     const Schedule *s = m->schedules[i];
     if (strcmp(s->name, name) == 0)
-      return s->values[step < vec_len(s->values) ? step : vec_len(s->values) - 1];
+      *value = s->values[step < vec_len(s->values) ? step : vec_len(s->values) - 1];
+    if (strcmp(s->name, name) == 0)
+      return true;
   }
-  ir_bug("check: there is no schedule %s", name);
+  return false;
 }
 
-static double scalar_argument(const CheckInputs *in, const Func *f, const Rows *r, const char *name) {
+/* False when nothing says what the argument is, as may be in IR text. */
+static bool scalar_argument(const CheckInputs *in, const Func *f, const Rows *r, const char *name, double *value) {
   const Module *m = in->module;
-  uint32_t phase = phase_of(m, f);
+  int phase = phase_of(m, f), segment = numbered(name, "t");
   int64_t step = step_in_phase(m, f), global = phase_start(m, phase) + step;
-  int segment = numbered(name, "t");
   if (strcmp(name, "step") == 0)
-    return (double)global;
-  if (strcmp(name, "inverse_targets") == 0)
-    return func_find_result(f, "loss") != NO_VALUE ? round_f32(1 / r->targets) : 1;
-  if (strcmp(name, "lr") == 0)
-    return schedule_value(m, "lr", global);
-  if (segment >= 0 && is_update_function(f))
-    return (double)(global - phase_start(m, (uint32_t)f->table->segments[segment].birth) + 1);
-  return schedule_value(m, arena_print(in->arena, "%s.%s", m->phases[phase]->name, name), step);
+    *value = (double)global;
+  else if (strcmp(name, "inverse_targets") == 0)
+    *value = func_find_result(f, "loss") != NO_VALUE ? round_f32(1 / r->targets) : 1;
+  else if (segment >= 0 && is_update_function(f))
+    *value = (double)(global - phase_start(m, f->table->segments[segment].birth) + 1);
+  else if (strcmp(name, "lr") == 0)
+    return schedule_value(m, "lr", global, value);
+  else
+    return phase != NO_PHASE &&
+           schedule_value(m, arena_print(in->arena, "%s.%s", m->phases[phase]->name, name), step, value);
+  return true;
 }
 
 /* A segment of the table's parameters, gradients or moments as one flat tensor; 0 between parameters. */
@@ -245,25 +244,37 @@ static void fill_segment(const CheckInputs *in, const Func *f, char letter, int 
   }
 }
 
+/* An argument of IR text that nothing is known of. As an index, a step or offsets only 0 is right everywhere. */
+static Tensor *draw_argument(const CheckInputs *in, const Value *value) {
+  if (value->type.dtype != DTYPE_I32)
+    return draw_tensor(in, value->type, value->name, 1, false);
+  Tensor *t = tensor_of_type(in->arena, in->module, value->type);
+  memset(t->i, 0, (size_t)tensor_all_elements(t) * sizeof *t->i);
+  return t;
+}
+
+static Tensor *make_argument(const CheckInputs *in, const Func *f, const Rows *rows, const Value *value) {
+  Tensor *t = tensor_of_type(in->arena, in->module, value->type);
+  int segment = is_update_function(f) ? numbered(value->name, "pgmv") : -1;
+  double scalar;
+  if (segment >= 0)
+    fill_segment(in, f, value->name[0], segment, t);
+  else if (fill_data(in, rows, value->name, t))
+    return t;
+  else if (t->rank > 0 || !scalar_argument(in, f, rows, value->name, &scalar))
+    return draw_argument(in, value);
+  else if (t->i)
+    t->i[0] = (int32_t)scalar;
+  else
+    t->f[0] = scalar;
+  return t;
+}
+
 static void bind_arguments(const CheckInputs *in, const Func *f, EvalEnvironment *env) {
   Rows rows = make_rows(in, f);
-  for (uint32_t v = 0; v < vec_len(f->values); v++) {
-    const Value *value = &f->values[v];
-    if (value->kind != VALUE_ARGUMENT)
-      continue;
-    Tensor *t = tensor_of_type(in->arena, in->module, value->type);
-    int segment = is_update_function(f) ? numbered(value->name, "pgmv") : -1;
-    if (segment >= 0) {
-      fill_segment(in, f, value->name[0], segment, t);
-    } else if (!fill_data(in, &rows, value->name, t)) {
-      double scalar = scalar_argument(in, f, &rows, value->name);
-      if (t->i)
-        t->i[0] = (int32_t)scalar;
-      else
-        t->f[0] = scalar;
-    }
-    eval_bind_argument(env, value->name, t);
-  }
+  for (uint32_t v = 0; v < vec_len(f->values); v++)
+    if (f->values[v].kind == VALUE_ARGUMENT)
+      eval_bind_argument(env, f->values[v].name, make_argument(in, f, &rows, &f->values[v]));
 }
 
 /* ---------------------------------------------------------------- tables */
@@ -281,11 +292,11 @@ static void bind_table(EvalEnvironment *env, const TableValues *values) {
       eval_bind_parameter(env, values->table, values->table->params[i].name, (ParamSlot)slot, values->slot[slot][i]);
 }
 
-/* A table's tensor out of the results of the function that makes the table; without one it is drawn. */
+/* A table's tensor out of the results of the function that makes the table; drawn where there is none. */
 static Tensor *table_tensor(const CheckInputs *in, const Evaluation *run, const Param *p, const char *letter,
                             double width) {
   const char *label = arena_print(in->arena, "%s @%s", letter, p->name);
-  const Tensor *made = eval_result(run, label);
+  const Tensor *made = run ? eval_result(run, label) : NULL;
   if (made)
     return copy_rounded(in->arena, made);
   return draw_tensor(in, p->type, label, width, letter[0] == 'v');
@@ -296,7 +307,7 @@ static void move(const CheckInputs *in, const Param *p, Tensor *t) {
     t->f[at] = round_f32(t->f[at] + (2 * draw(in, p->name, at) - 1) * moved);
 }
 
-/* The values of a table from a run of @init or of the transition into it. */
+/* The values of a table from a run of @init or of the transition into it; NULL: IR text without one. */
 static void add_table(CheckInputs *in, const Table *table, const Evaluation *run) {
   uint32_t count = vec_len(table->params);
   TableValues values = {.table = table, .gradient = arena_alloc(in->arena, (count + 1) * sizeof *values.gradient)};
@@ -313,25 +324,33 @@ static void add_table(CheckInputs *in, const Table *table, const Evaluation *run
   vec_push(in->arena, in->tables, values);
 }
 
-/* Runs @init, then every transition in order. */
+/* The table of a phase by @init or the transition into it, from tables that are there or drawn. */
+static void make_table(CheckInputs *in, uint32_t phase) {
+  const Module *m = in->module;
+  const char *name = phase == 0 ? "init" : m->phases[phase]->enter;
+  const Func *f = name ? module_find_func(m, name) : NULL;
+  if (!f)
+    return;
+  for (uint32_t v = 0; v < vec_len(f->values); v++)
+    if (f->values[v].kind == VALUE_PARAMETER && !inputs_table(in, f->values[v].table))
+      add_table(in, f->values[v].table, NULL);
+  EvalEnvironment *env = eval_environment_new(in->arena, in->seed);
+  bind_arguments(in, f, env);
+  for (uint32_t t = 0; t < vec_len(in->tables); t++)
+    bind_table(env, &in->tables[t]);
+  Arena *scratch = arena_new();
+  add_table(in, m->phases[phase]->table, eval_func(f, env, scratch));
+  arena_free(scratch);
+}
+
 static void make_tables(CheckInputs *in) {
   const Module *m = in->module;
-  for (uint32_t i = 0; i < vec_len(m->phases); i++) {
-    const Phase *phase = m->phases[i];
-    if (inputs_table(in, phase->table))
-      continue;
-    const char *name = i == 0 ? "init" : phase->enter;
-    const Func *f = name ? module_find_func(m, name) : NULL;
-    if (!f)
-      ir_bug("check: no function makes the table @%s of phase %s", phase->table->name, phase->name);
-    EvalEnvironment *env = eval_environment_new(in->arena, in->seed);
-    bind_arguments(in, f, env);
-    if (i > 0)
-      bind_table(env, inputs_table(in, m->phases[i - 1]->table));
-    Arena *scratch = arena_new();
-    add_table(in, phase->table, eval_func(f, env, scratch));
-    arena_free(scratch);
-  }
+  for (uint32_t i = 0; i < vec_len(m->phases); i++)
+    if (!inputs_table(in, m->phases[i]->table))
+      make_table(in, i);
+  for (uint32_t i = 0; i < vec_len(m->tables); i++)
+    if (!inputs_table(in, m->tables[i]))
+      add_table(in, m->tables[i], NULL);
 }
 
 /* ---------------------------------------------------------------- all together */

@@ -82,7 +82,7 @@ static Nearness nearness(Op op, int output) {
 static Tensor *tensor_like(Arena *arena, const Tensor *t) {
   Tensor *like = tensor_new(arena, t->dtype, t->rank, t->dim);
   like->live = t->live;
-  for (int64_t at = 0; like->f && at < tensor_live_elements(t); at++)
+  for (int64_t at = 0, count = tensor_live_elements(t); like->f && at < count; at++)
     like->f[at] = 0;
   return like;
 }
@@ -109,7 +109,7 @@ static void interpret_with(Evaluation *run, const Inst *inst, Op op, Tensor *con
 
 static Tensor *magnitudes(Arena *arena, const Tensor *t) {
   Tensor *m = tensor_like(arena, t);
-  for (int64_t at = 0; at < tensor_live_elements(t); at++)
+  for (int64_t at = 0, count = tensor_live_elements(t); at < count; at++)
     m->f[at] = fabs(t->f[at]);
   return m;
 }
@@ -131,10 +131,18 @@ static Tensor *terms(Evaluation *run, const Inst *inst) {
 
 /* ---------------------------------------------------------------- samples */
 
+/* In (-1, 1); the mixing function of SplitMix64. */
+static double noise(uint64_t x) {
+  x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+  x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+  return (double)(int64_t)(x ^ (x >> 31)) / 9223372036854775808.0;
+}
+
 /* Moves every element by up to one rounding of f32, up or down. */
-static void round_at_random(Tensor *t, uint32_t stream, uint32_t sample) {
-  for (int64_t at = 0; t->f && at < tensor_live_elements(t); at++)
-    t->f[at] *= 1 + f32_rounding * (2 * eval_uniform_draw(0, (uint64_t)at, stream, sample) - 1);
+static void round_at_random(Tensor *t, uint64_t stream) {
+  const int64_t count = tensor_live_elements(t);
+  for (int64_t at = 0; t->f && at < count; at++)
+    t->f[at] *= 1 + f32_rounding * noise((stream << 40) + ((uint64_t)at + 1) * UINT64_C(0x9e3779b97f4a7c15));
 }
 
 static bool reads_samples(const Replica *r, const Inst *inst) {
@@ -160,7 +168,7 @@ static void make_samples(Replica *r, Evaluation *run, const Inst *inst) {
     interpret_with(run, inst, inst->op, inputs, outputs);
     for (int o = 0; o < inst->output_count; o++) {
       if (rounds)
-        round_at_random(outputs[o], inst->output[o], (uint32_t)s);
+        round_at_random(outputs[o], (uint64_t)inst->output[o] * SAMPLES + (uint64_t)s);
       r->samples[s][inst->output[o]] = outputs[o]->f ? outputs[o] : NULL;
     }
   }
@@ -188,7 +196,7 @@ static Tensor *spread(const Replica *r, const Evaluation *run, ValueId v) {
 
 static double largest_magnitude(const Tensor *t) {
   double most = 0;
-  for (int64_t at = 0; at < tensor_live_elements(t); at++)
+  for (int64_t at = 0, count = tensor_live_elements(t); at < count; at++)
     if (isfinite(t->f[at]))
       most = fmax(most, fabs(t->f[at]));
   return most;
@@ -202,7 +210,7 @@ static Tensor *measure(Evaluation *run, const Inst *inst, const Tensor *expected
     return magnitudes(run->arena, expected);
   Tensor *same = tensor_like(run->arena, expected);
   double value = near == NEAR_ONE ? 1 : largest_magnitude(expected);
-  for (int64_t at = 0; at < tensor_live_elements(same); at++)
+  for (int64_t at = 0, count = tensor_live_elements(same); at < count; at++)
     same->f[at] = value;
   return same;
 }
@@ -218,7 +226,7 @@ static Deviation compare_output(const Replica *r, Evaluation *run, const Inst *i
   near = near == NEAR_EXACT ? NEAR_ELEMENT : near;
   double allowed = tolerance[near] + (narrow ? bf16_rounding : 0);
   Tensor *scale = measure(run, inst, expected, near);
-  for (int64_t at = 0; far && at < tensor_live_elements(scale); at++)
+  for (int64_t at = 0, count = tensor_live_elements(scale); far && at < count; at++)
     scale->f[at] += spread_factor * far->f[at] / allowed;
   return compare_tensors(name, r->given[v], expected, scale, allowed);
 }
@@ -230,7 +238,7 @@ static const char *describe(Arena *arena, const Func *f, const Inst *inst, Value
 
 /* A number of the script, which the trainer holds as f32. */
 static void round_f32(Tensor *t) {
-  for (int64_t at = 0; t->f && at < tensor_live_elements(t); at++)
+  for (int64_t at = 0, count = tensor_live_elements(t); t->f && at < count; at++)
     t->f[at] = (double)(float)t->f[at];
 }
 

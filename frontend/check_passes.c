@@ -141,14 +141,21 @@ static void visit_module(void *context, const Module *m, const Pass *pass, bool 
       visit_func(walk, m->funcs[i], pass);
 }
 
+/* IR text enters the pipeline at its stage: the passes for earlier ones are left out. */
+static void skip_earlier_passes(const Module *m, Options *options) {
+  for (const Pass *p = pipeline_passes; p->name; p++)
+    if (!(p->stages >> m->stage & 1))
+      vec_push(m->arena, options->pipeline.disabled, p->name);
+}
+
 void check_passes(Check *check, Model *model) {
   Walk walk = {.check = check};
   visit_module(&walk, model->module, NULL, false);
   Options options = *model->options;
   options.pipeline.dump = visit_module;
   options.pipeline.dump_context = &walk;
-  const Options *kept = model->options;
-  model->options = &options;
-  model_optimize(model);
-  model->options = kept;
+  if (model_is_text(&options))
+    skip_earlier_passes(model->module, &options);
+  model->ledger = ledger_new(check->arena);
+  pipeline_run(model->module, &options.pipeline, model->ledger);
 }

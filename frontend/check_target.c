@@ -226,7 +226,7 @@ void check_target(Check *check, const Module *m) {
   make_directory(check->arena);
   Options options = *check->options;
   options.keep_values = true;
-  build_trainer(check->arena, &options, arena_print(check->arena, "%s/trainer", directory));
+  build_trainer(check->arena, &options, arena_print(check->arena, "%s/trainer", directory), NULL);
   for (uint32_t i = 0; i < vec_len(m->funcs); i++)
     if (phase_has(check->phase, m->funcs[i]))
       check_function(check, m->funcs[i]);

@@ -15,6 +15,7 @@
 #include "frontend/forecast.h"
 #include "frontend/model.h"
 #include "runtime/files.h"
+#include "runtime/payload.h"
 #include "runtime/tokenizer.h"
 
 extern const unsigned char moec_shim_start[], moec_shim_end[]; /* opens SentencePiece for the trainer */
@@ -58,7 +59,7 @@ static void check_same(const Options *options, const char *ir, const char *path)
   if (!path || !file_exists(path))
     return;
   Bytes text = file_read("the run's model", path);
-  if (text.size != strlen(ir) || memcmp(text.data, ir, text.size) != 0)
+  if (payload_ir_hash(text.data, text.size) != payload_ir_hash(ir, strlen(ir)))
     ir_fail((Loc){options->model, 0},
             "this is another model than the run's, whose IR is %s; a changed model begins a new run with another --out",
             path);

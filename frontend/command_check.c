@@ -1,5 +1,6 @@
 /* moec check: compares passes, gradients and the trainer of a model with the interpreter, and says where they differ.
  *
+ * In: a script; or IR text, of which passes and gradients are checked.
  * Out: a table with one line per check and function, and below it the first and the worst mistake of each; or JSON.
  * Exit code 70 when anything differs by more than is allowed: that is a bug in moec, never the script's.
  */
@@ -101,7 +102,8 @@ int command_check(int argc, char **argv) {
   Check check = {.arena = arena, .options = &options, .phase = model_phase(&model)};
   check.inputs = inputs_new(model.module, (uint64_t)options.seed);
   check_passes(&check, &model);
-  check_target(&check, model.module);
+  if (!model_is_text(&options))
+    check_target(&check, model.module);
   int64_t mistakes = 0;
   for (uint32_t i = 0; i < vec_len(check.rows); i++)
     mistakes += check.rows[i].deviating;

@@ -7,11 +7,19 @@
  *
  * meta.json also holds, per split, the perplexity of the unigram distribution of the train split (counts plus one):
  * what a model that knows nothing of context reaches on it.
+ *
+ * The directory appears whole or not at all.
  */
+#define _GNU_SOURCE 1 /* renameat2 */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "runtime/data.h"
 #include "runtime/error.h"
@@ -173,23 +181,16 @@ static void write_splits(const char *directory, const char *specification, const
   text_json_string(&meta, specification);
   text_format(&meta, ",\"tokenizer_hash\":\"%016llx\",\"vocabulary\":%lld,\"splits\":{",
               (unsigned long long)tokenizer_hash(tokenizer), (long long)tokenizer_vocabulary(tokenizer));
-  printf("tokenizer  %s, vocabulary %lld\n", specification, (long long)tokenizer_vocabulary(tokenizer));
   for (int i = 0; i < SPLIT_COUNT; i++) {
     const Split *split = &splits[i];
     char *path = token_file_path(directory, split_name[i]);
     if (split->tokens.count > 0)
       token_file_write(path, split->tokens.ids, (int64_t)split->tokens.count, tokenizer_vocabulary(tokenizer),
                        tokenizer_hash(tokenizer));
-    else if (file_exists(path) && remove(path) != 0) /* one of an earlier time would pass for this data's */
-      runtime_fail(FAIL_ENVIRONMENT, "cannot remove %s", path);
     text_format(&meta, "%s\"%s\":{\"tokens\":%zu,\"bytes\":%zu,\"unigram_ppl\":", i ? "," : "", split_name[i],
                 split->tokens.count, text_size(split));
     text_json_double(&meta, split->perplexity);
     text_append(&meta, "}", 1);
-    printf("%-9s  %10zu tokens  %11zu bytes", split_name[i], split->tokens.count, text_size(split));
-    if (isfinite(split->perplexity))
-      printf("  unigram perplexity %.2f", split->perplexity);
-    printf("\n");
     free(path);
   }
   text_format(&meta, "}}\n");
@@ -198,6 +199,108 @@ static void write_splits(const char *directory, const char *specification, const
   directory_sync(directory);
   text_free(&meta);
   free(path);
+}
+
+static void print_splits(const char *specification, const Tokenizer *tokenizer, const Split *splits) {
+  printf("tokenizer  %s, vocabulary %lld\n", specification, (long long)tokenizer_vocabulary(tokenizer));
+  for (int i = 0; i < SPLIT_COUNT; i++) {
+    printf("%-9s  %10zu tokens  %11zu bytes", split_name[i], splits[i].tokens.count, text_size(&splits[i]));
+    if (isfinite(splits[i].perplexity))
+      printf("  unigram perplexity %.2f", splits[i].perplexity);
+    printf("\n");
+  }
+}
+
+/* ---------------------------------------------------------------- the directory */
+
+/* A data directory appears whole or not at all: it is written beside as DIR.partial and renamed, and what a failure
+ * leaves of it is removed. */
+static char *partial; /* NULL: nothing is half written */
+
+/* The files of a data directory, except tokenizer/; whatever else is in a directory is the user's. */
+static bool is_data_file(const char *name) {
+  for (int i = 0; i < SPLIT_COUNT; i++)
+    if (strncmp(name, split_name[i], strlen(split_name[i])) == 0 && strcmp(name + strlen(split_name[i]), ".bin") == 0)
+      return true;
+  return strcmp(name, "meta.json") == 0 || strcmp(name, "meta.json.partial") == 0;
+}
+
+/* Only these may be replaced. */
+static bool holds_only_data(const char *path) {
+  DIR *directory = opendir(path);
+  bool only = directory != NULL;
+  for (struct dirent *entry; directory && (entry = readdir(directory));)
+    only = only && (entry->d_name[0] == '.' ? strspn(entry->d_name, ".") == strlen(entry->d_name)
+                                            : is_data_file(entry->d_name) || strcmp(entry->d_name, "tokenizer") == 0);
+  if (directory)
+    closedir(directory);
+  return only;
+}
+
+static void remove_data(const char *path) {
+  char *tokenizer = string_format("%s/tokenizer", path);
+  directory_remove(tokenizer);
+  directory_remove(path);
+  free(tokenizer);
+}
+
+/* At exit; errors of its own would hide the one that is reported already. */
+static void remove_partial(void) {
+  if (!partial)
+    return;
+  const char *const places[] = {"tokenizer/", ""};
+  for (int i = 0; i < 2; i++) {
+    char *path = string_format("%s/%s", partial, places[i]);
+    DIR *directory = opendir(path);
+    for (struct dirent *entry; directory && (entry = readdir(directory));)
+      unlinkat(dirfd(directory), entry->d_name, 0);
+    if (directory)
+      closedir(directory);
+    rmdir(path);
+  }
+}
+
+static void make_partial(const char *directory) {
+  char *parent = string_format("%s", directory), *slash = strrchr(parent, '/');
+  if (slash && slash != parent) {
+    *slash = 0;
+    directory_create(parent);
+  }
+  free(parent);
+  partial = string_format("%s.partial", directory);
+  if (directory_exists(partial) && holds_only_data(partial)) /* of a moec data that was killed */
+    remove_data(partial);
+  atexit(remove_partial);
+  if (mkdir(partial, 0777) != 0) {
+    char *path = partial;
+    partial = NULL; /* not ours */
+    runtime_fail(FAIL_ENVIRONMENT, "cannot make directory %s: %s", path, strerror(errno));
+  }
+}
+
+static void publish(const char *directory) {
+  bool exists = directory_exists(directory);
+  if (renameat2(AT_FDCWD, partial, AT_FDCWD, directory, exists ? RENAME_EXCHANGE : 0) != 0)
+    runtime_fail(FAIL_ENVIRONMENT, "cannot rename %s to %s: %s", partial, directory, strerror(errno));
+  char *old = partial;
+  partial = NULL;
+  if (exists)
+    remove_data(old);
+  free(old);
+}
+
+/* The path as it will be made: links followed where they exist, no slash at the end. Refuses what must not be lost. */
+static char *output_path(const char *given) {
+  char *path = realpath(given, NULL);
+  if (!path)
+    path = string_format("%s", given);
+  for (size_t end = strlen(path); end > 1 && path[end - 1] == '/';)
+    path[--end] = 0;
+  if (access(path, F_OK) == 0 && !directory_exists(path))
+    runtime_fail(FAIL_ENVIRONMENT, "cannot make directory %s: a file of that name exists", path);
+  if (directory_exists(path) && !holds_only_data(path))
+    runtime_fail(FAIL_USER, "%s holds other files than those of a data directory: name a new directory", path);
+  return path;
 }
 
 static void print_help(void) {
@@ -238,6 +341,7 @@ int command_data(int argc, char **argv) {
                      ? "data: --task=%s is not supported yet, only --task=lm"
                      : "data: unknown task '%s', expected lm",
                  task);
+  char *path = output_path(directory);
   Split splits[SPLIT_COUNT] = {0};
   read_splits(words, files, splits);
   if (text_size(&splits[SPLIT_TRAIN]) == 0)
@@ -246,10 +350,11 @@ int command_data(int argc, char **argv) {
   for (int split = 0; split < SPLIT_COUNT; split++)
     encode(tokenizer, &splits[split]);
   measure(splits, tokenizer_vocabulary(tokenizer));
-  directory_create(directory);
-  char *path = string_format("%s/tokenizer", directory);
-  tokenizer_save(tokenizer, path);
-  write_splits(directory, specification, tokenizer, splits);
+  make_partial(path);
+  tokenizer_save(tokenizer, string_format("%s/tokenizer", partial));
+  write_splits(partial, specification, tokenizer, splits);
+  publish(path);
+  print_splits(specification, tokenizer, splits);
   free(path);
   return 0;
 }

@@ -218,11 +218,12 @@ static const char *text_field(lua_State *lua, const char *name) {
   return text;
 }
 
-/* module { name, task, optimizer or nil, steps, sequence_length, batch, accumulate, vocabulary } */
+/* module { name, task, precision, optimizer or nil, steps, sequence_length, batch, accumulate, vocabulary } */
 static int core_module(lua_State *lua) {
   Module *m = script_state(lua)->module;
   m->name = text_field(lua, "name");
   m->task = text_field(lua, "task");
+  m->precision = strcmp(text_field(lua, "precision"), "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
   m->optimizer = text_field(lua, "optimizer");
   m->steps = integer_field(lua, "steps");
   m->sequence_length = integer_field(lua, "sequence_length");

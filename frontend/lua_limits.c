@@ -1,7 +1,7 @@
 /* What keeps an untrusted script within bounds and every error in one line with its place.
  *
  * In: a ScriptState. Out: a Lua state whose allocator refuses more than SCRIPT_MEGABYTES, whose hook ends the script
- * after SCRIPT_MILLION_INSTRUCTIONS, and in which ir_fail becomes a Lua error.
+ * after SCRIPT_MILLION_INSTRUCTIONS or SCRIPT_IR_MEGABYTES of IR, and in which ir_fail becomes a Lua error.
  *
  * The place of an instruction or an error is the nearest stack frame that belongs to the script. A tail call removes
  * that frame; then it is the line of the script that ran last, which the line hook keeps.
@@ -48,6 +48,9 @@ static void limit_hook(lua_State *lua, lua_Debug *debug) {
   if (s->instructions > (int64_t)SCRIPT_MILLION_INSTRUCTIONS * 1000000)
     ir_fail(script_here(lua), "the script ran more than %d million instructions: does a loop never end?",
             SCRIPT_MILLION_INSTRUCTIONS);
+  if (arena_held(s->arena) > (size_t)SCRIPT_IR_MEGABYTES << 20)
+    ir_fail(script_here(lua), "the model's IR needs more than %d megabytes: are there too many layers?",
+            SCRIPT_IR_MEGABYTES);
 }
 
 lua_State *script_open(ScriptState *s) {

@@ -36,7 +36,8 @@ const char *module_text(const Module *m) {
   return copy;
 }
 
-static bool is_ir_file(const char *path) {
+bool model_is_text(const Options *options) {
+  const char *path = options->model;
   size_t length = strlen(path);
   return length > 3 && strcmp(path + length - 3, ".ir") == 0;
 }
@@ -64,7 +65,7 @@ static Script read_ir(Arena *arena, const Options *options) {
 
 static Script load_script(Arena *arena, const Options *options) {
   ScriptOptions script_options = {.path = options->model, .defines = options->defines, .seed = options->seed};
-  return is_ir_file(options->model) ? read_ir(arena, options) : script_compile(arena, &script_options);
+  return model_is_text(options) ? read_ir(arena, options) : script_compile(arena, &script_options);
 }
 
 Model model_load(Arena *arena, const Options *options, bool keep_text) {
@@ -79,7 +80,7 @@ Model model_load(Arena *arena, const Options *options, bool keep_text) {
 
 void model_optimize(Model *m) {
   m->ledger = ledger_new(m->arena);
-  if (!is_ir_file(m->options->model))
+  if (!model_is_text(m->options))
     pipeline_run(m->module, &m->options->pipeline, m->ledger);
 }
 

@@ -20,6 +20,9 @@ Model model_load(Arena *arena, const Options *options, bool keep_text);
 void model_optimize(Model *m); /* passes; IR text is taken as it stands, moec opt runs passes on it */
 void model_lower(Model *m);    /* plan; checks --memory */
 
+/* Whether the model is IR text (FILE.ir), which is compiled as it stands. */
+bool model_is_text(const Options *options);
+
 /* The phase --phase names, or NULL when the option is absent; a name that is no phase is the user's mistake. */
 const Phase *model_phase(const Model *m);
 /* Whether a function belongs to the phase: its own, its table's update and the transition into it. NULL: every one. */

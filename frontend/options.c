@@ -54,6 +54,7 @@ static const OptionRow rows[] = {
     {"--eval-every", "N", OPTION_TRAINER, COMMAND_TRAIN, "steps between evaluations"},
     {"--checkpoint-every", "N", OPTION_TRAINER, COMMAND_TRAIN, "steps between checkpoints"},
     {"--resume", NULL, OPTION_TRAINER_FLAG, COMMAND_TRAIN, "continue from the newest checkpoint"},
+    {"--profile", NULL, OPTION_TRAINER_FLAG, COMMAND_TRAIN, "print the time of every kind of step at the end"},
     {"--phase", "NAME", OPTION_PHASE, COMMAND_IR | COMMAND_EMIT | COMMAND_FORECAST | COMMAND_CHECK, "only this phase"},
     {"--after", "PASS", OPTION_AFTER, COMMAND_IR,
      "the IR behind this pass instead of before all; `all`: behind the last, or one file per pass with -o DIR"},

@@ -21,6 +21,7 @@ typedef struct Block {
 struct Arena {
   Block *blocks;
   char *free, *end;
+  size_t bytes;        /* of all blocks */
   const char **intern; /* open addressing, NULL is empty; the length is a power of two */
   uint32_t intern_slots, intern_used;
 };
@@ -49,6 +50,7 @@ static void *new_block(Arena *a, size_t size) {
   Block *b = calloc(1, sizeof *b + size);
   if (!b)
     out_of_memory(size);
+  a->bytes += sizeof *b + size;
   b->next = a->blocks;
   a->blocks = b;
   return b + 1;
@@ -67,6 +69,10 @@ void *arena_alloc(Arena *a, size_t size) {
   void *p = a->free;
   a->free += size;
   return p;
+}
+
+size_t arena_held(const Arena *a) {
+  return a->bytes;
 }
 
 char *arena_print(Arena *a, const char *format, ...) {

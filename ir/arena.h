@@ -15,6 +15,7 @@ typedef struct Arena Arena;
 Arena *arena_new(void);
 void arena_free(Arena *a);                /* for tests and fuzzers; moec itself exits */
 void *arena_alloc(Arena *a, size_t size); /* zeroed, aligned to 16 */
+size_t arena_held(const Arena *a);        /* taken from the system so far */
 char *arena_print(Arena *a, const char *format, ...) __attribute__((format(printf, 2, 3)));
 char *arena_copy(Arena *a, const char *text, size_t length);
 const char *arena_intern(Arena *a, const char *text); /* equal texts give the same pointer */

@@ -148,6 +148,11 @@ int64_t eval_check_offsets(const Inst *inst, const Tensor *offsets, int64_t rows
 int64_t eval_broadcast_index(const Tensor *out, const Tensor *in, int64_t at) {
   int64_t index = 0, stride = 1;
   int missing = out->rank - in->rank;
+  bool same = missing == 0;
+  for (int d = 0; same && d < out->rank; d++)
+    same = in->dim[d] == out->dim[d];
+  if (same)
+    return at;
   for (int d = out->rank - 1; d >= missing; d--) {
     int64_t coordinate = at % out->dim[d];
     at /= out->dim[d];

@@ -12,14 +12,16 @@
 static void map_float(Evaluation *run, const Inst *inst, double (*function)(double)) {
   const Tensor *x = eval_input(run, inst, 0);
   Tensor *out = eval_output(run, inst, 0);
-  for (int64_t at = 0; at < tensor_live_elements(out); at++)
+  const int64_t count = tensor_live_elements(out);
+  for (int64_t at = 0; at < count; at++)
     out->f[at] = function(x->f[at]);
 }
 
 void eval_neg(Evaluation *run, const Inst *inst) {
   const Tensor *x = eval_input(run, inst, 0);
   Tensor *out = eval_output(run, inst, 0);
-  for (int64_t at = 0; at < tensor_live_elements(out); at++) {
+  const int64_t count = tensor_live_elements(out);
+  for (int64_t at = 0; at < count; at++) {
     if (out->i)
       out->i[at] = (int32_t)(0u - (uint32_t)x->i[at]);
     else
@@ -30,7 +32,8 @@ void eval_neg(Evaluation *run, const Inst *inst) {
 void eval_abs(Evaluation *run, const Inst *inst) {
   const Tensor *x = eval_input(run, inst, 0);
   Tensor *out = eval_output(run, inst, 0);
-  for (int64_t at = 0; at < tensor_live_elements(out); at++) {
+  const int64_t count = tensor_live_elements(out);
+  for (int64_t at = 0; at < count; at++) {
     if (out->i)
       out->i[at] = x->i[at] < 0 ? (int32_t)(0u - (uint32_t)x->i[at]) : x->i[at];
     else
@@ -101,7 +104,8 @@ static int32_t round_toward_zero(double x) {
 void eval_cast(Evaluation *run, const Inst *inst) {
   const Tensor *x = eval_input(run, inst, 0);
   Tensor *out = eval_output(run, inst, 0);
-  for (int64_t at = 0; at < tensor_live_elements(out); at++) {
+  const int64_t count = tensor_live_elements(out);
+  for (int64_t at = 0; at < count; at++) {
     if (out->i)
       out->i[at] = x->i ? x->i[at] : round_toward_zero(x->f[at]);
     else
@@ -115,7 +119,8 @@ static void map_two(Evaluation *run, const Inst *inst, double (*of_float)(double
                     int32_t (*of_int)(const Inst *, int32_t, int32_t)) {
   const Tensor *a = eval_input(run, inst, 0), *b = eval_input(run, inst, 1);
   Tensor *out = eval_output(run, inst, 0);
-  for (int64_t at = 0; at < tensor_live_elements(out); at++) {
+  const int64_t count = tensor_live_elements(out);
+  for (int64_t at = 0; at < count; at++) {
     int64_t from_a = eval_broadcast_index(out, a, at), from_b = eval_broadcast_index(out, b, at);
     if (out->i)
       out->i[at] = of_int(inst, a->i[from_a], b->i[from_b]);
@@ -210,7 +215,8 @@ void eval_minimum(Evaluation *run, const Inst *inst) {
 void eval_select(Evaluation *run, const Inst *inst) {
   const Tensor *mask = eval_input(run, inst, 0);
   Tensor *out = eval_output(run, inst, 0);
-  for (int64_t at = 0; at < tensor_live_elements(out); at++) {
+  const int64_t count = tensor_live_elements(out);
+  for (int64_t at = 0; at < count; at++) {
     int64_t from_mask = eval_broadcast_index(out, mask, at);
     const Tensor *chosen = eval_input(run, inst, mask->f[from_mask] != 0 ? 1 : 2);
     tensor_set(out, at, chosen, eval_broadcast_index(out, chosen, at));
@@ -243,7 +249,8 @@ void eval_reshape(Evaluation *run, const Inst *inst) {
 void eval_broadcast(Evaluation *run, const Inst *inst) {
   const Tensor *x = eval_input(run, inst, 0);
   Tensor *out = eval_output(run, inst, 0);
-  for (int64_t at = 0; at < tensor_live_elements(out); at++)
+  const int64_t count = tensor_live_elements(out);
+  for (int64_t at = 0; at < count; at++)
     tensor_set(out, at, x, eval_broadcast_index(out, x, at));
 }
 

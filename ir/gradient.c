@@ -355,12 +355,22 @@ static void gradient_gather_rows(Gradients *g, const Inst *inst) {
 
 /* ---------------------------------------------------------------- products */
 
+/* The gradient of a sum's result in the dtype of its operands, which differ when bf16 operands have an f32 result. */
+static ValueId gradient_for_operands(Gradients *g, const Inst *inst) {
+  const DType dtype = type_of(g, inst->input[0]).dtype;
+  const ValueId d = gradient_of(g, inst);
+  if (type_of(g, d).dtype == dtype)
+    return d;
+  const Attr attr = attr_dtype(dtype);
+  return build(g->f, OP_cast, inst->loc, &d, 1, &attr, 1);
+}
+
 /* C = op(A) op(B). Both gradients are products of stored operands again, never of a transposed copy. */
 static void gradient_matmul(Gradients *g, const Inst *inst) {
   Func *f = g->f;
   const Loc loc = inst->loc;
   const bool ta = inst_int(inst, ATTRIBUTE_ta, 0) != 0, tb = inst_int(inst, ATTRIBUTE_tb, 0) != 0;
-  const ValueId a = inst->input[0], b = inst->input[1], dc = gradient_of(g, inst);
+  const ValueId a = inst->input[0], b = inst->input[1], dc = gradient_for_operands(g, inst);
   if (wants(g, inst, 0)) /* dA = dC op(B)^T; of a transposed A its transpose: op(B) dC^T */
     give(g, inst, 0, ta ? build_matmul(f, loc, b, dc, tb, true) : build_matmul(f, loc, dc, b, false, !tb));
   if (wants(g, inst, 1)) /* dB = op(A)^T dC; of a transposed B its transpose: dC^T op(A) */
@@ -374,7 +384,7 @@ static ValueId grouped_matmul(Gradients *g, const Inst *inst, ValueId x, ValueId
 
 static void gradient_grouped_matmul(Gradients *g, const Inst *inst) {
   const bool tb = inst_int(inst, ATTRIBUTE_tb, 0) != 0;
-  const ValueId x = inst->input[0], w = inst->input[1], off = inst->input[2], dy = gradient_of(g, inst);
+  const ValueId x = inst->input[0], w = inst->input[1], off = inst->input[2], dy = gradient_for_operands(g, inst);
   if (wants(g, inst, 0))
     give(g, inst, 0, grouped_matmul(g, inst, dy, w, !tb));
   if (wants(g, inst, 1))
@@ -382,7 +392,7 @@ static void gradient_grouped_matmul(Gradients *g, const Inst *inst) {
 }
 
 static void gradient_grouped_outer(Gradients *g, const Inst *inst) {
-  const ValueId a = inst->input[0], b = inst->input[1], dc = gradient_of(g, inst);
+  const ValueId a = inst->input[0], b = inst->input[1], dc = gradient_for_operands(g, inst);
   if (wants(g, inst, 0))
     give(g, inst, 0, grouped_matmul(g, inst, b, dc, true));
   if (wants(g, inst, 1))
@@ -431,7 +441,7 @@ static void gradient_expand(Gradients *g, const Inst *inst) {
 }
 
 static void gradient_segment_sum(Gradients *g, const Inst *inst) {
-  give(g, inst, 0, op2(g, inst, OP_expand, gradient_of(g, inst), inst->input[1]));
+  give(g, inst, 0, op2(g, inst, OP_expand, gradient_for_operands(g, inst), inst->input[1]));
 }
 
 #define gradient_none NULL

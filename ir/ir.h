@@ -76,7 +76,7 @@ typedef enum AttrKind { ATTR_INT, ATTR_FLOAT, ATTR_DTYPE, ATTR_DIM, ATTR_SHAPE }
 #define MOEC_ATTRS(X)                                                                                                  \
   X(axis, ATTR_INT)    /* reduced dim, negative counts from the end */                                                 \
   X(value, ATTR_FLOAT) /* of a constant */                                                                             \
-  X(dtype, ATTR_DTYPE) /* of a cast or a constant */                                                                   \
+  X(dtype, ATTR_DTYPE) /* of a cast or a constant; of a product or segment_sum: of its result */                       \
   X(size, ATTR_DIM)    /* length of an iota */                                                                         \
   X(columns, ATTR_DIM) /* columns of a one-hot, of random rows, of unpacked weights */                                 \
   X(rows, ATTR_DIM)    /* rows of a scatter's result, the bound of a route */                                          \
@@ -236,6 +236,7 @@ typedef struct Module {
   Func **funcs;
   const char *optimizer; /* "adam {beta1=0.9, ...}", for the reader; NULL when there is none */
   int64_t steps, sequence_length, batch, accumulate, vocabulary;
+  DType precision; /* DTYPE_BF16: pass precision gives matrix products bf16 operands; else DTYPE_F32 */
   Stage stage;
 } Module;
 

@@ -501,6 +501,14 @@ static Stage parse_stage(Scan *s) {
   scan_expected(s, "stage graph, gradient or fused");
 }
 
+static DType parse_precision(Scan *s) {
+  if (scan_word(s, "f32"))
+    return DTYPE_F32;
+  if (scan_word(s, "bf16"))
+    return DTYPE_BF16;
+  scan_expected(s, "precision f32 or bf16");
+}
+
 /* The first line: it makes the module, which every other line needs. */
 static void parse_module_line(Parser *p, Arena *arena) {
   Scan *s = &p->scan;
@@ -531,6 +539,9 @@ static void parse_item(Parser *p) {
     parse_phase(p);
   } else if (scan_word(s, "run")) {
     parse_run_line(p);
+  } else if (scan_word(s, "precision")) {
+    p->m->precision = parse_precision(s);
+    scan_next_line(s);
   } else if (scan_word(s, "optimizer")) {
     p->m->optimizer = scan_rest(s, "the optimizer");
     scan_next_line(s);
@@ -539,7 +550,7 @@ static void parse_item(Parser *p) {
       parse_symbol(s, NULL, NULL, p->m);
     scan_next_line(s);
   } else {
-    scan_expected(s, "'run', 'sym', 'optimizer', 'table', 'schedule', 'phase' or 'func'");
+    scan_expected(s, "'run', 'precision', 'sym', 'optimizer', 'table', 'schedule', 'phase' or 'func'");
   }
 }
 

@@ -221,6 +221,8 @@ void module_print(const Module *m, FILE *out) {
   put(&line, "module %s task=%s stage=%s\n", m->name, m->task, stage_name[m->stage]);
   put(&line, "run steps=%lld batch=%lld accumulate=%lld sequence=%lld vocabulary=%lld\n", (long long)m->steps,
       (long long)m->batch, (long long)m->accumulate, (long long)m->sequence_length, (long long)m->vocabulary);
+  if (m->precision != DTYPE_F32)
+    put(&line, "precision %s\n", dtype_name(m->precision));
   put_symbols(&line, m, m, "sym ", "\n");
   if (m->optimizer)
     put(&line, "optimizer %s\n", m->optimizer);

@@ -465,6 +465,16 @@ static const char *shape_scatter_rows(const Func *f, const Inst *inst, Type *out
 
 /* ---------------------------------------------------------------- products */
 
+/* The dtype of what sums in f32: that of the operands, or f32 of bf16 operands where the attribute says so. */
+static const char *sum_dtype(const Func *f, const Inst *inst, DType operands, DType *out) {
+  const Attr *attr = inst_attr(inst, ATTRIBUTE_dtype);
+  *out = attr ? attr->dtype : operands;
+  require(*out == operands || (*out == DTYPE_F32 && operands == DTYPE_BF16),
+          "attribute dtype is %s, expected %s of %s operands", dtype_name(*out),
+          operands == DTYPE_BF16 ? "f32 or bf16" : dtype_name(operands), dtype_name(operands));
+  return NULL;
+}
+
 static const char *shape_matmul(const Func *f, const Inst *inst, Type *out) {
   attempt(need_flag(f, inst, ATTRIBUTE_ta));
   attempt(need_flag(f, inst, ATTRIBUTE_tb));
@@ -476,6 +486,7 @@ static const char *shape_matmul(const Func *f, const Inst *inst, Type *out) {
   require(same_dim(f, a.dim[!ta], b.dim[tb]), "inner dims %s and %s differ", dim_name(f, a.dim[!ta]),
           dim_name(f, b.dim[tb]));
   out[0] = type_make(a.dtype, 2, (Dim[]){a.dim[ta], b.dim[!tb]});
+  attempt(sum_dtype(f, inst, a.dtype, &out[0].dtype));
   require(b.extent == NO_VALUE || (ta && !tb),
           "operand 2 is ragged in a dim that does not run with the rows of operand 1");
   ValueId inner = a.extent;
@@ -500,7 +511,7 @@ static const char *shape_grouped_matmul(const Func *f, const Inst *inst, Type *o
           dim_name(f, w.dim[tb ? 2 : 1]));
   out[0] = x;
   out[0].dim[1] = w.dim[tb ? 1 : 2];
-  return NULL;
+  return sum_dtype(f, inst, x.dtype, &out[0].dtype);
 }
 
 static const char *shape_grouped_outer(const Func *f, const Inst *inst, Type *out) {
@@ -512,7 +523,7 @@ static const char *shape_grouped_outer(const Func *f, const Inst *inst, Type *ou
   Type a = input_type(f, inst, 0), b = input_type(f, inst, 1);
   require(same_dim(f, a.dim[0], b.dim[0]), "%s and %s rows differ", dim_name(f, a.dim[0]), dim_name(f, b.dim[0]));
   out[0] = type_make(a.dtype, 3, (Dim[]){group_count(f, inst->input[2]), a.dim[1], b.dim[1]});
-  return NULL;
+  return sum_dtype(f, inst, a.dtype, &out[0].dtype);
 }
 
 /* ---------------------------------------------------------------- attention */
@@ -681,7 +692,7 @@ static const char *shape_segment_sum(const Func *f, const Inst *inst, Type *out)
   attempt(need_ragged_by(f, inst, 0, 1));
   Type x = input_type(f, inst, 0);
   out[0] = type_make(x.dtype, 2, (Dim[]){group_count(f, inst->input[1]), x.dim[1]});
-  return NULL;
+  return sum_dtype(f, inst, x.dtype, &out[0].dtype);
 }
 
 /* ---------------------------------------------------------------- the table */

@@ -294,6 +294,8 @@ void module_verify(const Module *m, const char *where) {
   check_name(&c, "task", m->task);
   if ((unsigned)m->stage >= STAGE_COUNT)
     violation(&c, "the module has no stage");
+  if (m->precision != DTYPE_F32 && m->precision != DTYPE_BF16)
+    violation(&c, "the module's precision is neither f32 nor bf16");
   check_text(&c, "optimizer", m->optimizer);
   for (uint32_t i = 0; i < vec_len(m->tables); i++)
     check_table(&c, m->tables[i]);

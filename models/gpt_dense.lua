@@ -5,6 +5,7 @@ local nn, optim, init = moec.nn, moec.optim, moec.init
 
 local c = moec.config {
   vocab = 50257, seq = 1024, batch = 64, accumulate = 1, layers = 24, d = 1024, heads = 16, dropout = 0.1,
+  precision = "f32", -- or "bf16": matrix products take bf16 operands
   wider = false, lr = 2.5e-4, warmup = 10000, weight_decay = 0.1, clip = 0.0, steps = 200000,
   sizes = {
     tiny = { vocab = 512, seq = 64, batch = 8, layers = 2, d = 64, heads = 4, lr = 2e-3, warmup = 5, steps = 30 },
@@ -43,6 +44,7 @@ return moec.model {
     return nn.tied_logits(nn.layer_norm(x), embed)
   end,
   steps = c.steps,
+  precision = c.precision,
   optimizer = optim.adam {
     lr = optim.polynomial { peak = c.lr, warmup = c.warmup, total = c.steps },
     betas = { 0.9, 0.98 },

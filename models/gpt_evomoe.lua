@@ -6,6 +6,7 @@ local nn, gate, optim, phase, init = moec.nn, moec.gate, moec.optim, moec.phase,
 
 local c = moec.config {
   vocab = 50257, seq = 1024, batch = 64, accumulate = 1, layers = 24, d = 1024, heads = 16, dropout = 0.1,
+  precision = "f32", -- or "bf16": matrix products take bf16 operands
   experts = 16, moe_every = 2, threshold = 0.001, weight = "paper", balance = 0.1, mask = 0.1, moments = "copy",
   lr = 2.5e-4, warmup = 10000, weight_decay = 0.1, clip = 0.0,
   shared_steps = 10000, anneal_steps = 5000, dense_steps = 5000, steps = 200000,
@@ -58,6 +59,7 @@ return moec.model {
     return nn.tied_logits(nn.layer_norm(x), embed)
   end,
   steps = c.steps,
+  precision = c.precision,
   optimizer = optim.adam {
     lr = optim.polynomial { peak = c.lr, warmup = c.warmup, total = c.steps },
     betas = { 0.9, 0.98 },

@@ -4,6 +4,7 @@ local nn, gate, optim, init = moec.nn, moec.gate, moec.optim, moec.init
 
 local c = moec.config {
   vocab = 50257, seq = 1024, batch = 64, accumulate = 1, layers = 24, d = 1024, heads = 16, dropout = 0.1,
+  precision = "f32", -- or "bf16": matrix products take bf16 operands
   experts = 16, moe_every = 2, balance = 0.01, jitter = 0.0, z_loss = 0.0,
   lr = 2.5e-4, warmup = 10000, weight_decay = 0.1, clip = 0.0, steps = 200000,
   sizes = {
@@ -49,6 +50,7 @@ return moec.model {
     return nn.tied_logits(nn.layer_norm(x), embed)
   end,
   steps = c.steps,
+  precision = c.precision,
   optimizer = optim.adam {
     lr = optim.polynomial { peak = c.lr, warmup = c.warmup, total = c.steps },
     betas = { 0.9, 0.98 },

@@ -386,4 +386,7 @@ void checkpoint_load(const char *checkpoint, Program *program, const CheckpointS
   safetensors_close(file);
   if (moments)
     load_moments(checkpoint, program, state);
+  if (state->ir_hash != program->ir_hash)
+    fprintf(stderr, "%s: note: %s was written by a trainer of another model, whose tensors have the same shapes\n",
+            runtime_program, checkpoint);
 }

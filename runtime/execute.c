@@ -171,7 +171,8 @@ static CpuMatrix matrix(const Executor *executor, PlanPlace place, int64_t ld) {
 static void run_launch(const Executor *executor, const StepLaunch *s) {
   void *pointers[s->operand_count + 1];
   for (int i = 0; i < s->operand_count; i++)
-    pointers[i] = executor_memory(executor, s->operands[i]);
+    pointers[i] = s->operands[i].space == SPACE_TAG ? (void *)(uintptr_t)s->operands[i].offset
+                                                    : executor_memory(executor, s->operands[i]);
   moec_launch launch = {.pointer = pointers, .rows = executor_count(executor, s->rows)};
   executor->kernels[s->kernel](&launch);
 }

@@ -23,6 +23,20 @@ uint64_t payload_hash(const void *data, size_t size) {
   return hash;
 }
 
+uint64_t payload_ir_hash(const void *text, size_t size) {
+  char *bare = runtime_allocate(size + 1, 1);
+  size_t length = 0;
+  bool comment = false;
+  for (const char *c = text; c < (const char *)text + size; c++) {
+    comment = *c == '#' || (comment && *c != '\n');
+    if (!comment && *c != ' ')
+      bare[length++] = *c;
+  }
+  uint64_t hash = payload_hash(bare, length);
+  free(bare);
+  return hash;
+}
+
 static uint64_t read_u64(const uint8_t *bytes) {
   uint64_t value = 0;
   for (int i = 7; i >= 0; i--)

@@ -40,5 +40,7 @@ const PayloadSection *payload_find(const Payload *payload, const char *name);   
 const PayloadSection *payload_section(const Payload *payload, const char *name); /* absent: FAIL_BUG */
 
 uint64_t payload_hash(const void *data, size_t size); /* FNV-1a 64 */
+/* Of IR text without its comments: neither the script's path nor its line numbers make another model. */
+uint64_t payload_ir_hash(const void *text, size_t size);
 
 #endif

@@ -111,8 +111,8 @@ double plan_parse_double(const PlanReader *reader, const char *what, const char 
 }
 
 PlanPlace plan_parse_place(const PlanReader *reader, const char *what, const char *text) {
-  static const char *const names[SPACE_COUNT] = {"act",  "param",     "grad",  "m",    "v",
-                                                 "seed", "src.param", "src.m", "src.v"};
+  static const char *const names[SPACE_COUNT] = {"act",  "param",     "grad",  "m",     "v",
+                                                 "seed", "src.param", "src.m", "src.v", "tag"};
   const char *colon = strchr(text, ':');
   if (!colon)
     plan_fail(reader, "%s: '%s' is not a place (space:offset)", what, text);

@@ -25,6 +25,7 @@ typedef enum PlanSpace {
   SPACE_SOURCE_PARAM,
   SPACE_SOURCE_M,
   SPACE_SOURCE_V,
+  SPACE_TAG, /* no memory: the offset is the operand itself */
   SPACE_COUNT
 } PlanSpace;
 

@@ -206,7 +206,8 @@ static void read_launch(PlanReader *reader, StepLaunch *launch, unsigned *spaces
   launch->operands = runtime_allocate((size_t)launch->operand_count, sizeof *launch->operands);
   for (int i = 0; i < launch->operand_count; i++) {
     launch->operands[i] = plan_parse_place(reader, "operand", reader->words[i + 3]);
-    *spaces |= 1u << launch->operands[i].space;
+    if (launch->operands[i].space != SPACE_TAG)
+      *spaces |= 1u << launch->operands[i].space;
   }
 }
 

@@ -10,13 +10,24 @@
 #include "runtime/files.h"
 #include "runtime/tokenizer.h"
 
+/* MPI's launchers and srun tell every process how many there are. Alone, each would train into the same directory. */
+static void check_ranks(void) {
+  static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    const char *ranks = getenv(names[i]);
+    if (ranks && strcmp(ranks, "1") != 0)
+      runtime_fail(FAIL_USAGE, "started on %s ranks (%s), this trainer carries plans for: dp:1,ep:1", ranks, names[i]);
+  }
+}
+
 Program *program_open(void) {
+  check_ranks();
   Program *p = runtime_allocate(1, sizeof *p);
   p->payload = payload_open(NULL);
   const PayloadSection *plan = payload_section(p->payload, SECTION_PLAN), *ir = payload_section(p->payload, SECTION_IR),
                        *shim = payload_find(p->payload, TOKENIZER_SHIM_SECTION);
   p->plan = plan_read(SECTION_PLAN, (const char *)plan->data, plan->size);
-  p->ir_hash = payload_hash(ir->data, ir->size);
+  p->ir_hash = payload_ir_hash(ir->data, ir->size);
   if (shim)
     tokenizer_set_shim(shim->data, shim->size);
   p->phase = -1;
@@ -50,7 +61,7 @@ char *program_text(const Program *p, const char *name) {
 
 const char *program_passes(const Program *p) {
   const PayloadSection *section = payload_find(p->payload, SECTION_PASSES);
-  return section ? string_format("%016" PRIx64, payload_hash(section->data, section->size)) : NULL;
+  return section ? string_format("%016" PRIx64, payload_ir_hash(section->data, section->size)) : NULL;
 }
 
 const PlanFunc *program_func(const Program *p, int phase, const char *kind) {

@@ -30,10 +30,11 @@ typedef struct Program {
   int phase;
   int64_t *phase_start; /* by phase: updates done when it begins; behind the last one where that has an end */
   uint64_t seed;
-  uint64_t ir_hash;
+  uint64_t ir_hash; /* of the IR before passes, by payload_ir_hash */
 } Program;
 
-Program *program_open(void); /* the running executable's payload and plan, without an executor */
+/* The running executable's payload and plan, without an executor. FAIL_USAGE when started as one of several ranks. */
+Program *program_open(void);
 void program_start(Program *program, uint64_t seed); /* makes the executor */
 /* Ends the program when this trainer cannot run on `device`: FAIL_USAGE or FAIL_ENVIRONMENT. */
 void program_check_device(const char *command, const char *device);

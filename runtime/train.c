@@ -22,7 +22,7 @@
 typedef struct TrainOptions {
   const char *data, *out, *device;
   int64_t steps, eval_every, checkpoint_every, routing_every, seed; /* steps, seed: -1 when not given */
-  bool resume;
+  bool resume, profile;
 } TrainOptions;
 
 typedef struct Trainer {
@@ -156,11 +156,12 @@ static Sums run_micro_batches(Trainer *t, const PlanFunc *func) {
   return sums;
 }
 
-static _Noreturn void diverged(Trainer *t, const char *what, double value) {
+/* After `step` updates. */
+static _Noreturn void diverged(Trainer *t, int64_t step, const char *what, double value) {
   log_end_line(t->log);
   log_sync(t->log);
-  runtime_fail(FAIL_USER, "step %" PRId64 " (phase %s): %s is %f; training stops, the last checkpoint is %s",
-               t->step + 1, phase_name(t), what, value, t->checkpoint ? t->checkpoint : "not there yet");
+  runtime_fail(FAIL_USER, "step %" PRId64 " (phase %s): %s is %f; training stops, the last checkpoint is %s", step,
+               phase_name(t), what, value, t->checkpoint ? t->checkpoint : "not there yet");
 }
 
 static float run_update(Trainer *t) {
@@ -261,10 +262,10 @@ static void run_step(Trainer *t) {
   Sums sums = run_micro_batches(t, func);
   double loss = sums_find(&sums, func, "loss", NAN), pairs = sums_find(&sums, func, "pairs", 0);
   if (!isfinite(loss))
-    diverged(t, "the loss", loss);
+    diverged(t, t->step + 1, "the loss", loss);
   float grad_norm = run_update(t);
   if (!isfinite(grad_norm))
-    diverged(t, "the norm of the gradient", (double)grad_norm);
+    diverged(t, t->step + 1, "the norm of the gradient", (double)grad_norm);
   int layers = routed_layers(func);
   double experts = layers > 0 ? pairs / ((double)(run->batch * run->sequence) * layers) : 1;
   t->flops += (double)run->accumulate * func->flops + pairs * func->flops_per_pair;
@@ -300,8 +301,22 @@ static void conditions(const Trainer *t, CheckpointState *s) {
   s->passes = program_passes(p);
 }
 
+/* A checkpoint is something to go on from. The loss shows what the update before did, so the last update's parameters
+ * are looked at here. */
+static void check_parameters(Trainer *t) {
+  const Arenas *arenas = t->program->arenas;
+  for (int i = 0; i < arenas->table->param_count; i++) {
+    const PlanParam *param = &arenas->table->params[i];
+    for (int64_t k = 0; k < param->shape.elements; k++)
+      if (!isfinite(arenas->param[param->offset + k]))
+        diverged(t, t->step, string_format("element %" PRId64 " of parameter %s", k, param->name),
+                 (double)arenas->param[param->offset + k]);
+  }
+}
+
 static void run_checkpoint(Trainer *t) {
   const Program *p = t->program;
+  check_parameters(t);
   CheckpointState s = {.step = t->step,
                        .phase = phase_name(t),
                        .next_phase = p->plan->phases[program_phase_at(p, t->step)].name,
@@ -478,7 +493,8 @@ static TrainOptions parse(int argc, char **argv) {
                             {"--checkpoint-every", OPTION_INTEGER, &o.checkpoint_every, 0},
                             {"--routing-every", OPTION_INTEGER, &o.routing_every, 1},
                             {"--seed", OPTION_INTEGER, &o.seed, 0},
-                            {"--resume", OPTION_FLAG, &o.resume, 0}};
+                            {"--resume", OPTION_FLAG, &o.resume, 0},
+                            {"--profile", OPTION_FLAG, &o.profile, 0}};
   options_parse("train", argc, argv, options, sizeof options / sizeof *options, NULL);
   if (!o.data || !o.out)
     runtime_fail(FAIL_USAGE, "train: %s is missing", o.data ? "--out R" : "--data D");
@@ -503,6 +519,8 @@ int trainer_train(int argc, char **argv) {
     log_note(t.log, "step %" PRId64 " is done already", t.last);
     return 0;
   }
+  executor_set_profile(t.program->executor, t.options.profile);
   train_loop(&t, resumed);
+  executor_print_profile(t.program->executor, stdout);
   return 0;
 }

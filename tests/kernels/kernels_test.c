@@ -169,7 +169,11 @@ static Memory *run_kernel(const KernelCase *c, const Launch *l, moec_kernel kern
       memory[i] = memory_of_value(c, o->value);
     if (o->role == OPERAND_INPUT && o->value != NO_VALUE)
       fill_input(c, o->value, memory[i]);
-    pointer[i] = o->role == OPERAND_INPUT && o->value == NO_VALUE ? (void *)&seed : memory[i].bytes + GUARD;
+    pointer[i] = memory[i].bytes + GUARD;
+    if (o->role == OPERAND_TAG)
+      pointer[i] = (void *)(uintptr_t)o->tag; /* the number itself */
+    else if (o->role == OPERAND_INPUT && o->value == NO_VALUE)
+      pointer[i] = &seed;
   }
   if (shared >= 0) {
     pointer[shared] = pointer[with];
@@ -249,7 +253,7 @@ static void check_launch(const KernelCase *c, const Launch *l, moec_kernel kerne
 /* ---------------------------------------------------------------- the program */
 
 static void *compile(const KernelSet *set, const char *level) {
-  char directory[] = "/tmp/moec-kernels-XXXXXX", command[1024];
+  char directory[] = "./moec-kernels-XXXXXX", command[1024];
   if (!mkdtemp(directory))
     exit(1);
   snprintf(command, sizeof command, "%s/kernels.c", directory);

@@ -9,6 +9,7 @@ local model_options = {
   config = "table",
   forward = "function",
   steps = "integer?",
+  precision = "string?",
   loss = "table?",
   optimizer = "optimizer",
   phases = "table?",
@@ -19,6 +20,7 @@ function lib.moec.model(given)
   m.kind, m.line = "model", core.line()
   context.check_name("moec.model: name", m.name)
   lib.choice("moec.model: task", m.task, { "lm" })
+  m.precision = lib.choice("moec.model: precision", m.precision or "f32", { "f32", "bf16" })
   m.loss = lib.options("moec.model: loss", m.loss or {}, { label_smoothing = "number?", aux = "string?" })
   m.loss.aux = lib.choice("moec.model: loss.aux", m.loss.aux or "mean", { "mean", "sum" })
   m.loss.label_smoothing = m.loss.label_smoothing or 0
@@ -373,8 +375,8 @@ local function compile(m)
   lib.build_init(phases[1])
   build_tables(m, phases)
   build_schedules(m, phases)
-  core.module { name = m.name, task = m.task, optimizer = m.optimizer.text, steps = m.steps, sequence_length = m.seq,
-    batch = m.batch, accumulate = m.accumulate, vocabulary = m.vocabulary }
+  core.module { name = m.name, task = m.task, precision = m.precision, optimizer = m.optimizer.text, steps = m.steps,
+    sequence_length = m.seq, batch = m.batch, accumulate = m.accumulate, vocabulary = m.vocabulary }
 end
 
 -- Makes the module from what the script returned; gives the configuration as JSON.

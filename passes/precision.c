@@ -1,0 +1,472 @@
+/* bf16 compute with f32 masters.
+ *
+ * In: a module whose precision is bf16, everything in it f32. Out: matrix products, grouped products and attention take
+ * bf16 operands; casts stand where a value changes its dtype. Holds: sums stay f32; parameters, moments, results and
+ * whatever row kernels compute stay f32; nothing is decided on bf16. As the interpreter does not round, the meaning in
+ * exact arithmetic is the same.
+ *
+ * A product stays f32 when its result leads to a decision of the forward part (a gate) without passing another product,
+ * and so do the products of its gradient. The result of a bf16 product is bf16, except:
+ *   - it sums over rows: the gradient of a weight, which is a result in f32;
+ *   - it leads to a result without passing another product: scores from which the loss is computed
+ *     (--precision:scores=bf16 makes these bf16 as well).
+ * A value that only products read exists in bf16 only. Reshapes, splits, concatenations and dispatches move bf16
+ * instead of f32 where their result is read in bf16. The cast of a result to f32 costs nothing within a row kernel but
+ * would have to be stored between two, so it is made anew behind each product. A segment_sum takes the bf16 rows that
+ * products read too, with an f32 result.
+ *
+ * Runs before recomputation, which then repeats what was computed, with its dtype. */
+#include <string.h>
+
+#include "passes/pass.h"
+#include "passes/rewrite.h"
+
+typedef enum Kind {
+  KIND_OTHER,  /* computes in f32 */
+  KIND_MOVE,   /* the same elements elsewhere: takes and gives what its readers want */
+  KIND_NARROW, /* takes bf16 operands */
+  KIND_SUM     /* segment_sum: takes bf16 rows where they exist */
+} Kind;
+
+typedef struct Precision {
+  const PassContext *context;
+  const Func *f; /* before the pass */
+  Arena *arena;
+  bool scores_are_bf16;
+  Kind *kind;          /* by instruction */
+  bool *wide_result;   /* by instruction of KIND_NARROW: its result is f32 */
+  const char **reason; /* by instruction: why a product or its result is f32, NULL: it is not */
+  bool *born_narrow;   /* by value: it is computed as bf16 */
+  bool *need_narrow;   /* by value: somebody reads it as bf16 */
+  bool *need_wide;     /* by value: somebody reads it as f32 */
+} Precision;
+
+/* ---------------------------------------------------------------- facts */
+
+static bool is_f32(const Func *f, ValueId v) {
+  return f->values[v].type.dtype == DTYPE_F32;
+}
+
+static bool is_product(Op op) {
+  return op == OP_matmul || op == OP_grouped_matmul || op == OP_grouped_outer || op == OP_attention ||
+         op == OP_attention_grad;
+}
+
+static bool is_move(Op op) {
+  return op == OP_reshape || op == OP_split || op == OP_concat || op == OP_dispatch;
+}
+
+/* Whether a product reads this operand as bf16; lse stays f32. */
+static bool takes_narrow(const Func *f, const Inst *inst, int operand) {
+  return is_f32(f, inst->input[operand]) && !(inst->op == OP_attention_grad && operand == 5);
+}
+
+/* A product of f32: another one was written so by the script. */
+static bool is_f32_product(const Func *f, const Inst *inst) {
+  return is_product(inst->op) && is_f32(f, inst->input[0]) && is_f32(f, inst->input[1]);
+}
+
+static bool sums_over_rows(const Inst *inst) {
+  return inst->op == OP_grouped_outer || (inst->op == OP_matmul && inst_int(inst, ATTRIBUTE_ta, 0) != 0);
+}
+
+static bool is_gradient(const Result *result) {
+  return strncmp(result->label, "grad @", 6) == 0;
+}
+
+/* By instruction: whether a result that is no gradient needs it. */
+static bool *find_forward(const Func *f, Arena *arena) {
+  bool *live = arena_alloc(arena, vec_len(f->values) + 1), *forward = arena_alloc(arena, vec_len(f->insts) + 1);
+  for (uint32_t i = 0; i < vec_len(f->results); i++)
+    live[f->results[i].value] |= !is_gradient(&f->results[i]);
+  for (uint32_t i = vec_len(f->insts); i-- > 0;) {
+    const Inst *inst = &f->insts[i];
+    for (int k = 0; k < inst->output_count; k++)
+      forward[i] |= live[inst->output[k]];
+    for (int k = 0; k < inst->input_count && forward[i]; k++)
+      live[inst->input[k]] = true;
+  }
+  return forward;
+}
+
+/* From the marked values back to the products from which they follow: by instruction, whether it is one of those. */
+static bool *find_sources(const Func *f, Arena *arena, bool *marked) {
+  bool *source = arena_alloc(arena, vec_len(f->insts) + 1);
+  for (uint32_t i = vec_len(f->insts); i-- > 0;) {
+    const Inst *inst = &f->insts[i];
+    bool any = false;
+    for (int k = 0; k < inst->output_count; k++)
+      any |= marked[inst->output[k]];
+    source[i] = any && is_product(inst->op);
+    for (int k = 0; k < inst->input_count && any && !is_product(inst->op); k++)
+      marked[inst->input[k]] = true;
+  }
+  return source;
+}
+
+/* ---------------------------------------------------------------- which products */
+
+static void keep_decisions(Precision *p) {
+  const Func *f = p->f;
+  const bool *forward = find_forward(f, p->arena);
+  bool *marked = arena_alloc(p->arena, vec_len(f->values) + 1);
+  for (uint32_t i = 0; i < vec_len(f->insts); i++) {
+    const Inst *inst = &f->insts[i];
+    const bool decides = op_info[inst->op].flags & FLAG_DECISION || inst->op == OP_route;
+    for (int k = 0; forward[i] && decides && k < inst->input_count; k++)
+      marked[inst->input[k]] = true;
+  }
+  const bool *source = find_sources(f, p->arena, marked);
+  for (uint32_t i = 0; i < vec_len(f->insts); i++)
+    if (source[i])
+      p->reason[i] = "a decision follows from it: gates are f32";
+}
+
+static bool same_dims(const Func *f, ValueId a, ValueId b) {
+  const Type x = f->values[a].type, y = f->values[b].type;
+  bool same = x.rank == y.rank;
+  for (int i = 0; same && i < x.rank; i++)
+    same = dim_equal(f->module, x.dim[i], y.dim[i]);
+  return same;
+}
+
+/* The product of one operand of `product` and of a gradient of its result. */
+static bool is_adjoint(const Func *f, const Inst *product, const Inst *inst) {
+  for (int k = 0; k < 2; k++)
+    for (int i = 0; i < 2; i++)
+      if (inst->input[k] == product->input[i] && same_dims(f, inst->input[1 - k], product->output[0]))
+        return true;
+  return false;
+}
+
+static void keep_adjoints(Precision *p) {
+  const Func *f = p->f;
+  const uint32_t count = vec_len(f->insts);
+  for (uint32_t i = 0; i < count; i++) {
+    if (p->reason[i] == NULL)
+      continue;
+    for (uint32_t k = i + 1; k < count; k++)
+      if (p->reason[k] == NULL && is_f32_product(f, &f->insts[k]) && is_adjoint(f, &f->insts[i], &f->insts[k]))
+        p->reason[k] = "it is a product of the gradient of one that is f32";
+  }
+}
+
+static void choose_kinds(Precision *p) {
+  const Func *f = p->f;
+  for (uint32_t i = 0; i < vec_len(f->insts); i++) {
+    const Inst *inst = &f->insts[i];
+    if (is_f32_product(f, inst) && p->reason[i] == NULL)
+      p->kind[i] = KIND_NARROW;
+    else if (is_move(inst->op) && is_f32(f, inst->input[0]))
+      p->kind[i] = KIND_MOVE;
+    else if (inst->op == OP_segment_sum && is_f32(f, inst->input[0]))
+      p->kind[i] = KIND_SUM;
+  }
+}
+
+/* ---------------------------------------------------------------- which results */
+
+static void mark_moved(const Func *f, bool *marked) {
+  for (uint32_t i = vec_len(f->insts); i-- > 0;)
+    for (int o = 0; is_move(f->insts[i].op) && o < f->insts[i].output_count; o++)
+      for (int k = 0; marked[f->insts[i].output[o]] && k < f->insts[i].input_count; k++)
+        marked[f->insts[i].input[k]] = true;
+}
+
+static void choose_results(Precision *p) {
+  const Func *f = p->f;
+  bool *marked = arena_alloc(p->arena, vec_len(f->values) + 1), *moved = arena_alloc(p->arena, vec_len(f->values) + 1);
+  for (uint32_t i = 0; i < vec_len(f->results); i++) {
+    marked[f->results[i].value] |= !is_gradient(&f->results[i]);
+    moved[f->results[i].value] = true;
+  }
+  const bool *scores = find_sources(f, p->arena, marked);
+  mark_moved(f, moved);
+  for (uint32_t i = 0; i < vec_len(f->insts); i++) {
+    const Inst *inst = &f->insts[i];
+    if (p->kind[i] != KIND_NARROW || inst->op == OP_attention || inst->op == OP_attention_grad)
+      continue;
+    if (sums_over_rows(inst))
+      p->reason[i] = "it sums over rows, as gradients of weights do: these are f32";
+    else if (moved[inst->output[0]])
+      p->reason[i] = "it is a result of the function";
+    else if (scores[i] && !p->scores_are_bf16)
+      p->reason[i] = "a result follows from it: scores are f32 (--precision:scores=bf16)";
+    p->wide_result[i] = p->reason[i] != NULL;
+  }
+}
+
+/* ---------------------------------------------------------------- who reads what */
+
+static void find_born(Precision *p) {
+  const Func *f = p->f;
+  for (uint32_t i = 0; i < vec_len(f->insts); i++) {
+    const Inst *inst = &f->insts[i];
+    bool narrow = p->kind[i] == KIND_NARROW && !p->wide_result[i];
+    if (p->kind[i] == KIND_MOVE) {
+      narrow = true;
+      for (int k = 0; k < inst->input_count; k++)
+        narrow &= !is_f32(f, inst->input[k]) || p->born_narrow[inst->input[k]];
+    }
+    for (int k = 0; k < inst->output_count; k++) /* of attention the first: lse is f32 */
+      p->born_narrow[inst->output[k]] = narrow && !(inst->op == OP_attention && k > 0);
+  }
+}
+
+static void need_operands(Precision *p, const Inst *inst, bool narrow) {
+  for (int k = 0; k < inst->input_count; k++) {
+    if (!is_f32(p->f, inst->input[k]))
+      continue;
+    if (narrow && takes_narrow(p->f, inst, k))
+      p->need_narrow[inst->input[k]] = true;
+    else
+      p->need_wide[inst->input[k]] = true;
+  }
+}
+
+/* Readers before what they read. A value that is born narrow is widened by casts, so nobody above is asked for f32. */
+static void find_needs(Precision *p) {
+  const Func *f = p->f;
+  for (uint32_t i = 0; i < vec_len(f->insts); i++) /* products first: sums follow them */
+    if (p->kind[i] == KIND_NARROW)
+      need_operands(p, &f->insts[i], true);
+  for (uint32_t i = 0; i < vec_len(f->results); i++)
+    p->need_wide[f->results[i].value] = true;
+  for (uint32_t i = vec_len(f->insts); i-- > 0;) {
+    const Inst *inst = &f->insts[i];
+    const ValueId x = inst->input_count ? inst->input[0] : NO_VALUE;
+    if (p->kind[i] == KIND_OTHER)
+      need_operands(p, inst, false);
+    if (p->kind[i] == KIND_SUM)
+      need_operands(p, inst, p->need_narrow[x] || p->born_narrow[x]);
+    for (int o = 0; p->kind[i] == KIND_MOVE && o < inst->output_count; o++) {
+      const ValueId v = inst->output[o];
+      if (p->need_narrow[v] || (p->need_wide[v] && p->born_narrow[v]))
+        need_operands(p, inst, true);
+      if (p->need_wide[v] && !p->born_narrow[v])
+        need_operands(p, inst, false);
+    }
+  }
+}
+
+/* ---------------------------------------------------------------- writing */
+
+typedef struct Writer {
+  Precision *p;
+  Rewrite r;           /* r.map: old values in f32, and all that are not floats */
+  ValueId *narrow;     /* by old value: the same in bf16, NO_VALUE while there is none */
+  uint32_t *widened;   /* by old value born narrow: the number of products before its cast in r.map */
+  uint32_t products;   /* written so far */
+  uint32_t parameters; /* casts of parameters */
+  double bytes;        /* of these copies */
+} Writer;
+
+static Loc definition_loc(const Writer *w, ValueId old, Loc reader) {
+  const Value *value = &w->r.old.values[old];
+  return value->kind == VALUE_RESULT ? w->r.old.insts[value->inst].loc : reader;
+}
+
+static ValueId write_cast(Writer *w, ValueId old, ValueId from, DType dtype, Loc loc) {
+  Func *f = w->r.f;
+  const Attr attr = attr_dtype(dtype);
+  const Value *value = &w->r.old.values[old];
+  const ValueId cast = build(f, OP_cast, loc, &from, 1, &attr, 1);
+  const char *name = value->kind == VALUE_PARAMETER ? value->parameter : value->name;
+  value_rename(f, cast, arena_print(w->p->arena, "%s_%s", name, dtype_name(dtype)));
+  return cast;
+}
+
+/* The old value in bf16: made where it is defined, of arguments and parameters where it is first read. */
+static ValueId narrow_value(Writer *w, ValueId old, Loc reader) {
+  if (!is_f32(&w->r.old, old))
+    return rewrite_value(&w->r, old);
+  if (w->narrow[old] != NO_VALUE)
+    return w->narrow[old];
+  w->narrow[old] = write_cast(w, old, rewrite_value(&w->r, old), DTYPE_BF16, definition_loc(w, old, reader));
+  if (w->r.old.values[old].kind == VALUE_PARAMETER) {
+    const Type type = w->r.old.values[old].type;
+    w->parameters++;
+    w->bytes += (double)type_elements(w->r.f->module, type) * (double)dtype_size(DTYPE_BF16);
+  }
+  return w->narrow[old];
+}
+
+/* Sees to it that r.map has the old value in f32. */
+static void widen_value(Writer *w, ValueId old) {
+  if (!is_f32(&w->r.old, old) || !w->p->born_narrow[old] ||
+      (w->r.map[old] != NO_VALUE && w->widened[old] == w->products))
+    return;
+  rewrite_map(&w->r, old, write_cast(w, old, w->narrow[old], DTYPE_F32, definition_loc(w, old, (Loc){0})));
+  w->widened[old] = w->products;
+}
+
+static void copy_wide(Writer *w, uint32_t index) {
+  const Inst *inst = &w->r.old.insts[index];
+  for (int k = 0; k < inst->input_count; k++)
+    widen_value(w, inst->input[k]);
+  rewrite_copy(&w->r, index);
+}
+
+/* Writes the instruction with its bf16 operands; `dtype`: of its f32 result. Outputs take the old names where they are
+ * the only form of the old values. */
+static void copy_narrow(Writer *w, uint32_t index, bool wide_result) {
+  Func *f = w->r.f;
+  const Inst *old = &w->r.old.insts[index];
+  ValueId *input = arena_alloc(w->p->arena, (old->input_count + 1u) * sizeof *input);
+  Attr *attr = arena_alloc(w->p->arena, (old->attr_count + 1u) * sizeof *attr);
+  int attr_count = old->attr_count;
+  memcpy(attr, old->attr, (size_t)attr_count * sizeof *attr);
+  if (wide_result)
+    attr[attr_count++] = attr_dtype(DTYPE_F32);
+  for (int k = 0; k < old->input_count; k++) {
+    const bool narrow = w->p->kind[index] == KIND_MOVE || takes_narrow(&w->r.old, old, k);
+    if (!narrow)
+      widen_value(w, old->input[k]);
+    input[k] = narrow ? narrow_value(w, old->input[k], old->loc) : rewrite_value(&w->r, old->input[k]);
+  }
+  const Inst *inst = build_inst(f, old->op, old->loc, input, old->input_count, attr, attr_count);
+  ValueId output[MAX_OUTPUTS];
+  memcpy(output, inst->output, sizeof output);
+  for (int k = 0; k < old->output_count; k++) {
+    const ValueId v = old->output[k];
+    const char *name = w->r.old.values[v].name;
+    if (f->values[output[k]].type.dtype == DTYPE_BF16) {
+      w->narrow[v] = output[k];
+      if (!w->p->born_narrow[v])
+        name = arena_print(w->p->arena, "%s_bf16", name);
+    } else {
+      rewrite_map(&w->r, v, output[k]);
+    }
+    value_rename(f, output[k], name);
+  }
+}
+
+static bool any_needed(const Inst *inst, const bool *need) {
+  for (int k = 0; k < inst->output_count; k++)
+    if (need[inst->output[k]])
+      return true;
+  return false;
+}
+
+static void write_inst(Writer *w, uint32_t index) {
+  const Precision *p = w->p;
+  const Inst *inst = &w->r.old.insts[index];
+  const bool born = p->born_narrow[inst->output[0]];
+  if (p->kind[index] == KIND_NARROW) {
+    copy_narrow(w, index, p->wide_result[index]);
+  } else if (p->kind[index] == KIND_SUM && p->need_narrow[inst->input[0]]) {
+    copy_narrow(w, index, true);
+  } else if (p->kind[index] == KIND_MOVE) {
+    const bool narrow = any_needed(inst, p->need_narrow), wide = any_needed(inst, p->need_wide);
+    if (wide && !born)
+      copy_wide(w, index);
+    if (narrow || born)
+      copy_narrow(w, index, false);
+  } else {
+    copy_wide(w, index);
+  }
+  if (is_product(inst->op))
+    w->products++;
+  for (int k = 0; k < inst->output_count; k++) /* beside the definition, to be fused with it */
+    if (p->need_narrow[inst->output[k]] && w->r.map[inst->output[k]] != NO_VALUE)
+      narrow_value(w, inst->output[k], inst->loc);
+}
+
+/* ---------------------------------------------------------------- the ledger */
+
+static Cost product_cost(const Func *f, const Inst *inst, double share_of_bytes) {
+  const Work work = flop_rule[inst->op](f, inst, -1);
+  return (Cost){.bytes = work.bytes * share_of_bytes, .flops = work.flops, .launches = 1, .microseconds = -1};
+}
+
+static void record(const Precision *p, uint32_t index) {
+  const Func *f = p->f;
+  const Inst *inst = &f->insts[index];
+  if (!is_f32_product(f, inst))
+    return;
+  const bool narrow = p->kind[index] == KIND_NARROW;
+  const char **values = NULL;
+  vec_push(p->arena, values, f->values[inst->output[0]].name);
+  const Site site = {p->context->pass, f->name, inst->loc, values};
+  const char *op = op_info[inst->op].name;
+  const char *chosen = arena_print(p->arena, "%s in %s", op,
+                                   !narrow                 ? "f32"
+                                   : p->wide_result[index] ? "bf16 with an f32 result"
+                                                           : "bf16");
+  Alternative other = {.what = arena_print(p->arena, "%s in %s", op, narrow && !p->wide_result[index] ? "f32" : "bf16"),
+                       .cost = product_cost(f, inst, narrow && !p->wide_result[index] ? 1 : 0.5),
+                       .why_lost = p->reason[index] ? p->reason[index] : "twice the bytes, at most half the speed"};
+  Alternative *alternatives = NULL;
+  vec_push(p->arena, alternatives, other);
+  decide(p->context->ledger, site, chosen, alternatives, product_cost(f, inst, narrow ? 0.5 : 1),
+         "the module's precision is bf16: products sum in f32 and round their operands");
+}
+
+static void record_parameters(const Writer *w) {
+  const Precision *p = w->p;
+  if (w->parameters == 0)
+    return;
+  const Site site = {p->context->pass, p->f->name, (Loc){0}, NULL};
+  decide(p->context->ledger, site, arena_print(p->arena, "%u parameters are cast to bf16 at every call", w->parameters),
+         NULL, (Cost){.bytes = 3 * w->bytes, .flops = -1, .launches = w->parameters, .microseconds = -1},
+         "the masters are f32, and a weight is read several times for each time it is cast");
+}
+
+/* ---------------------------------------------------------------- the pass */
+
+static void write_func(Precision *p, Func *f) {
+  Writer w = {.p = p, .r = rewrite_begin(f)};
+  const uint32_t values = vec_len(w.r.old.values);
+  w.narrow = arena_alloc(p->arena, (values + 1) * sizeof *w.narrow);
+  w.widened = arena_alloc(p->arena, (values + 1) * sizeof *w.widened);
+  memset(w.narrow, 0xff, (values + 1) * sizeof *w.narrow);
+  p->f = &w.r.old;
+  for (uint32_t i = 0; i < vec_len(w.r.old.insts); i++) {
+    record(p, i);
+    write_inst(&w, i);
+  }
+  for (uint32_t i = 0; i < vec_len(w.r.old.results); i++)
+    widen_value(&w, w.r.old.results[i].value);
+  rewrite_end(&w.r);
+  record_parameters(&w);
+}
+
+static bool precision_func(const PassContext *context, Func *f, bool scores_are_bf16) {
+  Arena *arena = f->module->arena;
+  const size_t insts = vec_len(f->insts) + 1u, values = vec_len(f->values) + 1u;
+  Precision p = {.context = context, .f = f, .arena = arena, .scores_are_bf16 = scores_are_bf16};
+  p.kind = arena_alloc(arena, insts * sizeof *p.kind);
+  p.wide_result = arena_alloc(arena, insts);
+  p.reason = arena_alloc(arena, insts * sizeof *p.reason);
+  p.born_narrow = arena_alloc(arena, values);
+  p.need_narrow = arena_alloc(arena, values);
+  p.need_wide = arena_alloc(arena, values);
+  keep_decisions(&p);
+  keep_adjoints(&p);
+  choose_kinds(&p);
+  choose_results(&p);
+  bool any = false;
+  for (uint32_t i = 0; i < vec_len(f->insts); i++)
+    any |= is_f32_product(f, &f->insts[i]);
+  if (!any)
+    return false;
+  find_born(&p);
+  find_needs(&p);
+  write_func(&p, f);
+  return true;
+}
+
+static bool scores_setting(const PassContext *context) {
+  const char *text = pass_setting_text(context, "scores", "f32");
+  if (strcmp(text, "f32") != 0 && strcmp(text, "bf16") != 0)
+    ir_fail((Loc){0}, "--%s:scores=%s: expected f32 or bf16", context->pass, text);
+  return strcmp(text, "bf16") == 0;
+}
+
+bool pass_precision(PassContext *context) {
+  Module *m = context->module;
+  bool changed = false, scores_are_bf16 = scores_setting(context);
+  for (uint32_t i = 0; m->precision == DTYPE_BF16 && i < vec_len(m->funcs); i++)
+    changed |= precision_func(context, m->funcs[i], scores_are_bf16);
+  return changed;
+}

@@ -1,0 +1,50 @@
+/* What the files of pass recompute share. */
+#ifndef MOEC_RECOMPUTE_H
+#define MOEC_RECOMPUTE_H
+
+#include "passes/pass.h"
+
+/* What becomes of a value of the forward part that the backward part needs, directly or to run something again. */
+typedef enum Fate { FATE_UNUSED, FATE_KEPT, FATE_AGAIN } Fate;
+
+/* A policy: what may run again, and how many bytes one microsecond of running again must free. */
+typedef struct Policy {
+  const char *name;
+  bool none;     /* nothing runs again */
+  bool products; /* matrix products may, between the inputs of layers; else only row ops */
+  double price;  /* bytes per microsecond */
+} Policy;
+
+/* The parts of a function with gradients, and what holds for its forward values under every policy. */
+typedef struct Forward {
+  Func *f;
+  Arena *arena;
+  uint32_t count;     /* instructions before `count` are the forward part */
+  bool *read;         /* by ValueId: the backward part reads it */
+  bool *written;      /* by ValueId: by something that is no row op, so that it has to be in memory */
+  const char **fixed; /* by ValueId: why it never runs again; NULL: it may */
+  bool *border;       /* by ValueId: it leads from one layer into another */
+  bool *last;         /* by ValueId: made behind the last border: the backward part begins there */
+} Forward;
+
+typedef struct Choice {
+  Fate *fate;                 /* by ValueId */
+  double kept, released;      /* bytes kept for the backward part; bytes it reads or read of values that run again */
+  double flops, microseconds; /* of what runs again */
+} Choice;
+
+/* False: a function without gradients. */
+bool recompute_forward(Func *f, Forward *forward);
+/* The cheapest choice: the sum of the bytes kept and of the price of what runs again is the least there is. */
+Choice recompute_choose(const Forward *forward, const Policy *policy);
+
+/* Whether it is a matrix product or what else a policy with products may run again. */
+bool recompute_is_product(const Inst *inst);
+/* Constants and views cost nothing, wherever they stand. */
+bool recompute_is_free(const Inst *inst);
+/* Floating point operations and microseconds of one more run of the instruction that makes v. */
+double recompute_flops(const Forward *forward, ValueId v);
+double recompute_time(const Forward *forward, ValueId v);
+double recompute_bytes(const Func *f, ValueId v);
+
+#endif

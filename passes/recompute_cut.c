@@ -1,0 +1,345 @@
+/* Which values of the forward part are kept for the backward part, and which are made again. See recompute.h.
+ *
+ * The choice is a minimum cut. Every forward value v is two nodes, in(v) and out(v); what ends on the sink's side is
+ * needed behind the loss. The edges are
+ *
+ *   source -> in(v)    the price of running v's instruction again; unlimited where it must not
+ *   in(v)  -> out(v)   the bytes of keeping v
+ *   out(u) -> in(v)    unlimited, for every operand u of v: who runs v again needs u
+ *   out(v) -> sink     unlimited, where the backward part reads v
+ *
+ * so that a cut pays, for each value needed, either its bytes or its price and its operands. Whole chains are priced at
+ * once, and nothing runs again from a value that nobody keeps or makes. Of equal cuts the one nearest to the readers is
+ * taken, which runs the least.
+ *
+ * Under a policy with products, chains end at the borders of layers: the backward part of one layer runs that layer
+ * again, not the ones before it. A layer is what reads the parameters of one scope ("h3.", the part of a name up to the
+ * first component that ends in a digit); its border is the place between two scopes that the fewest bytes cross. */
+#include "ir/rows.h"
+#include "passes/recompute.h"
+#include "passes/recompute_flow.h"
+
+#include <string.h>
+
+/* Rates of the CPU target, 2 cores of x86-64-v4, as in dense_cost.c; only their ratios enter. */
+static const double row_operations = 100e9, product_operations = 400e9, memory_bytes = 20e9; /* per second */
+
+bool recompute_is_product(const Inst *inst) {
+  return inst->op == OP_matmul || inst->op == OP_grouped_matmul || inst->op == OP_concat;
+}
+
+bool recompute_is_free(const Inst *inst) {
+  return inst->op == OP_const || (op_info[inst->op].flags & FLAG_VIEW);
+}
+
+static bool is_row_op(const Func *f, const Inst *inst) {
+  return inst->op != OP_matmul && row_op(f, inst);
+}
+
+static const Inst *maker(const Func *f, ValueId v) {
+  return f->values[v].kind == VALUE_RESULT ? &f->insts[f->values[v].inst] : NULL;
+}
+
+/* The value behind views. */
+static ValueId root_of(const Func *f, ValueId v) {
+  for (const Inst *inst; (inst = maker(f, v)) != NULL && (op_info[inst->op].flags & FLAG_VIEW);)
+    v = inst->input[0];
+  return v;
+}
+
+/* A value the forward part computes: no argument, no parameter, no constant. */
+static bool is_computed(const Forward *forward, ValueId v) {
+  const Value *value = &forward->f->values[v];
+  return value->kind == VALUE_RESULT && value->inst < forward->count && forward->f->insts[value->inst].op != OP_const;
+}
+
+/* ---------------------------------------------------------------- prices */
+
+double recompute_bytes(const Func *f, ValueId v) {
+  const Type t = f->values[v].type;
+  return (double)type_elements(f->module, t) * (double)dtype_size(t.dtype);
+}
+
+/* Operations for one element. */
+static double weight_of(Op op) {
+  switch (op) {
+  case OP_exp:
+  case OP_log:
+  case OP_expm1:
+  case OP_log1p:
+  case OP_tanh:
+  case OP_sigmoid:
+  case OP_cos:
+  case OP_sin:
+    return 16;
+  case OP_softmax:
+    return 24;
+  case OP_div:
+  case OP_sqrt:
+  case OP_rsqrt:
+    return 4;
+  case OP_uniform: /* ten rounds of Philox */
+    return 60;
+  default:
+    return 1;
+  }
+}
+
+double recompute_flops(const Forward *forward, ValueId v) {
+  const Inst *inst = maker(forward->f, v);
+  return flop_rule[inst->op](forward->f, inst, -1).flops;
+}
+
+double recompute_time(const Forward *forward, ValueId v) {
+  const Func *f = forward->f;
+  const Inst *inst = maker(f, v);
+  if (recompute_is_free(inst))
+    return 0;
+  const Work work = flop_rule[inst->op](f, inst, -1);
+  if (recompute_is_product(inst))
+    return 1e6 * (work.flops / product_operations + work.bytes / memory_bytes);
+  double bytes = forward->written[v] ? recompute_bytes(f, v) : 0;
+  if (op_info[inst->op].flags & FLAG_GATHER) /* other rows than the kernel's: not read there anyway */
+    bytes += recompute_bytes(f, inst->op == OP_combine || inst->op == OP_unpack ? inst->input[0] : v);
+  return 1e6 * (work.flops * weight_of(inst->op) / row_operations + bytes / memory_bytes);
+}
+
+/* ---------------------------------------------------------------- the two parts */
+
+/* The backward part begins behind everything that is a result and no gradient. */
+static bool find_parts(Forward *forward) {
+  const Func *f = forward->f;
+  bool gradients = false;
+  for (uint32_t i = 0; i < vec_len(f->results); i++) {
+    const Value *value = &f->values[f->results[i].value];
+    if (strncmp(f->results[i].label, "grad @", 6) == 0)
+      gradients = true;
+    else if (value->kind == VALUE_RESULT && value->inst + 1 > forward->count)
+      forward->count = value->inst + 1;
+  }
+  return gradients;
+}
+
+static void find_readers(Forward *forward) {
+  const Func *f = forward->f;
+  for (uint32_t i = forward->count; i < vec_len(f->insts); i++) {
+    const Inst *inst = &f->insts[i];
+    for (int k = 0; k < inst->input_count; k++)
+      if (is_computed(forward, inst->input[k])) {
+        forward->read[inst->input[k]] = true;
+        forward->written[inst->input[k]] |= !recompute_is_free(inst) && !is_row_op(f, inst);
+      }
+  }
+}
+
+/* By ValueId: the same bits however it is computed. Random draws, indices, and what selects or compares only them. */
+static bool *find_exact(const Forward *forward) {
+  const Func *f = forward->f;
+  bool *exact = arena_alloc(forward->arena, vec_len(f->values) + 1);
+  for (ValueId v = 0; v < vec_len(f->values); v++)
+    exact[v] = f->values[v].kind == VALUE_ARGUMENT;
+  for (uint32_t i = 0; i < forward->count; i++) {
+    const Inst *inst = &f->insts[i];
+    const bool whole = f->values[inst->output[0]].type.dtype == DTYPE_I32;
+    bool all = whole || recompute_is_free(inst) || inst->op == OP_uniform || inst->op == OP_broadcast ||
+               inst->op == OP_greater || inst->op == OP_greater_equal || inst->op == OP_equal || inst->op == OP_one_hot;
+    for (int k = 0; k < inst->input_count; k++)
+      all &= exact[inst->input[k]] || inst->op == OP_route; /* what is routed is kept */
+    for (int k = 0; k < inst->output_count; k++)
+      exact[inst->output[k]] = all;
+  }
+  return exact;
+}
+
+/* Why the instruction never runs again, whatever the policy. */
+static const char *inst_fixed(const Forward *forward, const Inst *inst, const bool *exact) {
+  if (inst->op == OP_route)
+    return "a routing decision is never taken twice";
+  if (op_info[inst->op].flags & FLAG_COMMUNICATES)
+    return "an exchange runs again only if the policy names it";
+  if (inst->op == OP_attention)
+    return "attention is kept: its result is small beside the work";
+  if ((op_info[inst->op].flags & FLAG_DECISION) && !exact[inst->output[0]])
+    return "a decision about computed numbers is never taken twice";
+  if (!recompute_is_free(inst) && !is_row_op(forward->f, inst) && !recompute_is_product(inst))
+    return arena_print(forward->arena, "%s never runs again", op_info[inst->op].name);
+  return NULL;
+}
+
+static void find_fixed(Forward *forward) {
+  const Func *f = forward->f;
+  const bool *exact = find_exact(forward);
+  for (uint32_t i = 0; i < forward->count; i++) {
+    const Inst *inst = &f->insts[i];
+    const char *why = inst_fixed(forward, inst, exact);
+    for (int k = 0; k < inst->output_count; k++)
+      if (forward->fixed[inst->output[k]] == NULL)
+        forward->fixed[inst->output[k]] = why;
+  }
+  for (uint32_t i = 0; i < forward->count; i++)
+    if (f->insts[i].op == OP_route)
+      forward->fixed[root_of(f, f->insts[i].input[0])] = "a routing decision is never taken twice";
+}
+
+/* ---------------------------------------------------------------- layers */
+
+/* Length of the scope in a parameter's name: up to the first component that ends in a digit, else the first one. */
+static size_t scope_length(const char *name) {
+  const size_t first = strcspn(name, ".");
+  size_t end = first;
+  while (name[end] != '\0') {
+    if (end > 0 && name[end - 1] >= '0' && name[end - 1] <= '9')
+      return end;
+    end += 1 + strcspn(name + end + 1, ".");
+  }
+  return first;
+}
+
+static bool same_scope(const char *a, const char *b) {
+  const size_t length = scope_length(a);
+  return length == scope_length(b) && memcmp(a, b, length) == 0;
+}
+
+/* A parameter the instruction reads, or NULL. */
+static const char *parameter_of(const Func *f, const Inst *inst) {
+  for (int k = 0; k < inst->input_count && !recompute_is_free(inst); k++) {
+    const Value *value = &f->values[root_of(f, inst->input[k])];
+    if (value->kind == VALUE_PARAMETER)
+      return value->parameter;
+  }
+  return NULL;
+}
+
+/* By ValueId of a computed value that is no view: the last forward instruction that reads it or a view of it. */
+static uint32_t *find_last_uses(const Forward *forward) {
+  const Func *f = forward->f;
+  uint32_t *last = arena_alloc(forward->arena, (vec_len(f->values) + 1) * sizeof *last);
+  for (uint32_t i = 0; i < forward->count; i++)
+    for (int k = 0; k < f->insts[i].input_count; k++)
+      last[root_of(f, f->insts[i].input[k])] = i;
+  return last;
+}
+
+/* By index of a forward instruction: the bytes made before it that it or something behind it reads. */
+static double *find_crossing(const Forward *forward, const uint32_t *last) {
+  const Func *f = forward->f;
+  double *crossing = arena_alloc(forward->arena, (forward->count + 2) * sizeof *crossing);
+  for (ValueId v = 0; v < vec_len(f->values); v++) {
+    if (!is_computed(forward, v) || root_of(f, v) != v || last[v] <= f->values[v].inst)
+      continue;
+    crossing[f->values[v].inst + 1] += recompute_bytes(f, v);
+    crossing[last[v] + 1] -= recompute_bytes(f, v);
+  }
+  for (uint32_t i = 1; i <= forward->count; i++)
+    crossing[i] += crossing[i - 1];
+  return crossing;
+}
+
+static void mark_border(Forward *forward, const uint32_t *last, uint32_t at) {
+  const Func *f = forward->f;
+  for (ValueId v = 0; v < vec_len(f->values); v++)
+    if (is_computed(forward, v) && root_of(f, v) == v && f->values[v].inst < at && last[v] >= at)
+      forward->border[v] = true;
+}
+
+static void find_borders(Forward *forward) {
+  const Func *f = forward->f;
+  const uint32_t *last = find_last_uses(forward);
+  const double *crossing = find_crossing(forward, last);
+  const char *scope = NULL;
+  uint32_t reader = 0, border = 0;
+  for (uint32_t i = 0; i < forward->count; i++) {
+    const char *parameter = parameter_of(f, &f->insts[i]);
+    if (parameter == NULL)
+      continue;
+    if (scope != NULL && !same_scope(scope, parameter)) {
+      border = reader + 1;
+      for (uint32_t at = border; at <= i; at++)
+        if (crossing[at] < crossing[border])
+          border = at;
+      mark_border(forward, last, border);
+    }
+    scope = parameter;
+    reader = i;
+  }
+  for (ValueId v = 0; v < vec_len(f->values); v++)
+    forward->last[v] = is_computed(forward, v) && f->values[v].inst >= border;
+}
+
+bool recompute_forward(Func *f, Forward *forward) {
+  Arena *arena = f->module->arena;
+  const size_t values = vec_len(f->values) + 1;
+  *forward = (Forward){.f = f, .arena = arena};
+  if (!find_parts(forward))
+    return false;
+  forward->read = arena_alloc(arena, values);
+  forward->written = arena_alloc(arena, values);
+  forward->border = arena_alloc(arena, values);
+  forward->last = arena_alloc(arena, values);
+  forward->fixed = arena_alloc(arena, values * sizeof *forward->fixed);
+  find_readers(forward);
+  find_fixed(forward);
+  find_borders(forward);
+  return true;
+}
+
+/* ---------------------------------------------------------------- the cut */
+
+enum { UNITS = 16 }; /* capacities count sixteenths of a byte */
+
+static int64_t capacity(double bytes) {
+  return (int64_t)(bytes * UNITS + 0.5);
+}
+
+static bool may_run(const Forward *forward, const Policy *policy, ValueId v) {
+  const Inst *inst = maker(forward->f, v);
+  if (forward->fixed[v] != NULL)
+    return false;
+  if (recompute_is_free(inst))
+    return true;
+  if (policy->none || (policy->products && forward->border[v]))
+    return false;
+  return !recompute_is_product(inst) || (policy->products && !forward->last[v]);
+}
+
+static void add_value(Flow *flow, const Forward *forward, const Policy *policy, const bool *result, ValueId v) {
+  const Inst *inst = maker(forward->f, v);
+  const uint32_t in = 2 * v, out = 2 * v + 1;
+  const bool runs = may_run(forward, policy, v), view = op_info[inst->op].flags & FLAG_VIEW;
+  flow_edge(flow, flow->source, in, runs ? capacity(policy->price * recompute_time(forward, v)) : FLOW_UNLIMITED);
+  /* a view is not kept, what it views is; a result is kept anyway */
+  flow_edge(flow, in, out, view ? FLOW_UNLIMITED : result[v] ? 0 : capacity(recompute_bytes(forward->f, v)));
+  if (forward->read[v])
+    flow_edge(flow, out, flow->sink, FLOW_UNLIMITED);
+  for (int k = 0; k < inst->input_count && runs; k++)
+    if (is_computed(forward, inst->input[k]))
+      flow_edge(flow, 2 * inst->input[k] + 1, in, FLOW_UNLIMITED);
+}
+
+Choice recompute_choose(const Forward *forward, const Policy *policy) {
+  const Func *f = forward->f;
+  const uint32_t values = vec_len(f->values);
+  bool *result = arena_alloc(forward->arena, values + 1);
+  for (uint32_t i = 0; i < vec_len(f->results); i++)
+    result[f->results[i].value] = true;
+  Flow flow = flow_new(forward->arena, 2 * values + 2, 2 * values, 2 * values + 1);
+  for (ValueId v = 0; v < values; v++)
+    if (is_computed(forward, v))
+      add_value(&flow, forward, policy, result, v);
+  const bool *behind = flow_cut(&flow);
+  Choice choice = {.fate = arena_alloc(forward->arena, (values + 1) * sizeof *choice.fate)};
+  for (ValueId v = 0; v < values; v++) {
+    if (!is_computed(forward, v) || !behind[2 * v + 1])
+      continue;
+    choice.fate[v] = behind[2 * v] ? FATE_AGAIN : FATE_KEPT;
+    const bool view = op_info[maker(f, v)->op].flags & FLAG_VIEW;
+    if (choice.fate[v] == FATE_KEPT) {
+      choice.kept += recompute_bytes(f, v);
+    } else if (!view) {
+      choice.flops += recompute_flops(forward, v);
+      choice.microseconds += recompute_time(forward, v);
+      choice.released += forward->read[v] ? recompute_bytes(f, v) : 0;
+    }
+  }
+  return choice;
+}

@@ -1,0 +1,202 @@
+"""A real model from end to end: run_test.py BUILD. models/gpt_evomoe.lua at size=tiny through all its phases.
+
+What is promised bit for bit: the same script, the same seed, kill -9 and --resume, stopping anywhere, moec train.
+"""
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+from common import *
+
+MODEL = os.path.join(ROOT, "models", "gpt_evomoe.lua")
+TINY = (MODEL, "-D", "size=tiny")
+SHARED_ENDS, DENSE_ENDS, LAST = 10, 20, 30  # of size=tiny
+
+
+def prepare(t):
+    make_text(t.path("text"), 6000)
+    t.data, t.trainer, t.whole = t.path("data"), t.path("trainer"), t.path("whole")
+    run(t.moec, "data", t.path("text"), "-o", t.data, "--tokenizer=spm:512")
+    run(t.moec, "build", *TINY, "-o", t.trainer)
+
+
+def train(t, out, *words, **options):
+    return run(t.trainer, "train", "--data", t.data, "--out", out, "--eval-every=7", "--checkpoint-every=3",
+               "--routing-every=2", *words, **options)
+
+
+def test_same_script_same_ir(t):
+    text = run(t.moec, "ir", *TINY)
+    assert text == run(t.moec, "ir", *TINY)
+    without_places = [line.split("#")[0].rstrip() for line in text.split("\n")]
+    elsewhere = run(t.moec, "ir", os.path.relpath(MODEL, t.directory), "-D", "size=tiny", cwd=t.directory)
+    assert without_places == [line.split("#")[0].rstrip() for line in elsewhere.split("\n")]
+
+
+def test_uninterrupted(t):
+    start = time.time()
+    train(t, t.whole)
+    t.seconds = time.time() - start
+    assert steps_of(t.whole) == [3, 6, 9, 10, 12, 15, 18, 20, 21, 24, 27, 30]
+    metrics = log(t.whole)
+    updates = [line for line in metrics if "split" not in line]
+    assert [line["step"] for line in updates] == list(range(1, LAST + 1))
+    assert [line["phase"] for line in updates] == ["shared"] * 10 + ["dense"] * 10 + ["top1"] * 10
+    for line in updates:
+        for key in "loss ce lr tau grad_norm tokens flops experts_per_token version".split():
+            assert key in line, (key, line)
+        assert ("balance" in line) == (line["phase"] != "shared"), line
+    assert updates[-1]["experts_per_token"] == 1 and updates[10]["experts_per_token"] > 1
+    assert updates[-1]["loss"] < updates[0]["loss"] - 0.3
+    evaluations = [(line["step"], line["phase"]) for line in metrics if "split" in line]
+    assert evaluations == [(7, "shared"), (10, "shared"), (10, "dense"), (14, "dense"), (20, "dense"), (20, "top1"), (21, "top1"),
+                           (28, "top1"), (30, "top1")], evaluations
+    assert all("ppl_gate" in line for line in metrics if "split" in line and line["phase"] == "dense")
+    assert all(len(line["load"]) == 1 for line in log(t.whole, "routing.jsonl"))
+
+
+def test_checkpoint_headers(t):
+    """The tensors are the parameters of the IR with its shapes, the header describes the file: what any reader sees."""
+    expected, sizes = {}, {"V": 512, "D": 64, "T": 64, "F": 256}
+    for line in open(os.path.join(t.whole, "model.ir")):
+        words = line.split()
+        if words[:1] == ["func"]:
+            break
+        if words[:1] == ["table"]:
+            table = expected.setdefault(words[1][1:], {})
+            sizes["E"] = 1 if words[1] == "@shared" else 4
+        elif words[:1] == ["param"]:
+            dims = [dim.split("*") for dim in words[2][4:-1].split(",")]
+            table[words[1][1:-1]] = [math.prod(sizes.get(factor) or int(factor) for factor in dim) for dim in dims]
+    for step, phase in ((3, "shared"), (10, "shared"), (20, "dense"), (30, "dense")):
+        model = tensors(os.path.join(checkpoint(t.whole, step), "model.safetensors"))
+        moments = tensors(os.path.join(checkpoint(t.whole, step), "optimizer.safetensors"))
+        shapes = {name: shape for name, (shape, _) in model.items()}
+        assert shapes == expected[phase], (step, shapes, expected[phase])
+        for name, shape in shapes.items():
+            assert moments["m." + name][0] == shape and moments["v." + name][0] == shape
+            born = SHARED_ENDS if ".gate." in name else 0
+            assert list(moments["t." + name][1]) == [step - born], (name, step)
+        assert len(moments) == 3 * len(model)
+    state = json.loads(read(os.path.join(checkpoint(t.whole, 10), "state.json")))
+    assert (state["phase"], state["next_phase"]) == ("shared", "dense")
+
+
+def test_same_seed(t):
+    again, other = t.path("again"), t.path("other")
+    train(t, again, "--seed=1")
+    same_run(t.whole, again, steps_of(t.whole))
+    train(t, other, "--seed=2", "--steps=3")
+    assert read(os.path.join(checkpoint(other, 3), "model.safetensors")) != read(
+        os.path.join(checkpoint(t.whole, 3), "model.safetensors"))
+
+
+def test_threads(t):
+    """One thread and two give the same bits here; a resume with another number says so in any case."""
+    one = t.path("one")
+    train(t, one, "--steps=12", env=environment(OMP_NUM_THREADS="1"))
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert read(os.path.join(checkpoint(one, 12), name)) == read(os.path.join(checkpoint(t.whole, 12), name)), name
+    said = train(t, one, "--steps=13", "--resume")
+    assert "warning: the checkpoint was written with threads 1, this is 2" in said, said
+
+
+def test_step_zero(t):
+    """--steps 0 writes the initial state; going on from it is the whole run."""
+    zero = t.path("zero")
+    train(t, zero, "--steps", "0")
+    assert steps_of(zero) == [0] and [line for line in log(zero) if "split" not in line] == []
+    train(t, zero, "--resume")
+    reference = [line for line in log(t.whole)]
+    assert [line for line in log(zero) if line["step"] > 0] == reference
+    assert read(os.path.join(checkpoint(zero, LAST), "optimizer.safetensors")) == read(
+        os.path.join(checkpoint(t.whole, LAST), "optimizer.safetensors"))
+
+
+def test_stop_at_boundaries(t):
+    """A run told to end exactly where a phase ends stands before the transition, and goes on as if it had not ended."""
+    stopped = t.path("stopped")
+    for steps in (SHARED_ENDS, DENSE_ENDS, LAST):
+        train(t, stopped, f"--steps={steps}", *(["--resume"] if steps > SHARED_ENDS else []))
+        state = json.loads(read(os.path.join(checkpoint(stopped, steps), "state.json")))
+        assert state["phase"] == {SHARED_ENDS: "shared", DENSE_ENDS: "dense", LAST: "top1"}[steps]
+        assert steps == LAST or log(stopped)[-1]["phase"] == state["phase"]
+    same_run(t.whole, stopped, steps_of(t.whole))
+    before = read(os.path.join(stopped, "metrics.jsonl"))
+    assert "done already" in train(t, stopped, "--resume")
+    assert read(os.path.join(stopped, "metrics.jsonl")) == before
+
+
+def test_kill(t):
+    """kill -9 at random moments, each time later than the start, then --resume: the same bits as the whole run."""
+    killed, draw, kills, phases = t.path("killed"), random.Random(11), 0, set()
+    os.makedirs(killed)
+    for _ in range(60):
+        process = subprocess.Popen([t.trainer, "train", "--data", t.data, "--out", killed, "--eval-every=7", "--checkpoint-every=3",
+                                    "--routing-every=2", "--resume"], env=environment(), stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, text=True)
+        try:
+            _, error = process.communicate(timeout=draw.uniform(0.05, 0.7) * t.seconds)
+            assert process.returncode == 0, error
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            steps = steps_of(killed) if os.path.isdir(os.path.join(killed, "checkpoints")) else []
+            if steps:  # what a kill leaves is loadable
+                state = json.loads(read(os.path.join(checkpoint(killed, steps[-1]), "state.json")))
+                phases.add(state["next_phase"])
+    else:
+        train(t, killed, "--resume")
+    print(f"killed {kills} times, in {sorted(phases)}", end=", ")
+    assert kills >= 3 and phases, (kills, phases)
+    same_run(t.whole, killed, steps_of(t.whole))
+
+
+def test_eval(t):
+    """The command gives what the run wrote, from any checkpoint, and again from a run that was resumed."""
+    written = {(line["step"], line["phase"]): line for line in log(t.whole) if "split" in line}
+    for place, step, phase in ((t.whole, LAST, "top1"), (t.path("killed"), LAST, "top1"), (checkpoint(t.whole, 20), 20, "dense"),
+                               (checkpoint(t.whole, 10), 10, "shared")):
+        out = run(t.trainer, "eval", "--data", t.data, "--checkpoint", place)
+        lines = [json.loads(line, object_pairs_hook=no_key_twice) for line in out.splitlines()]
+        assert lines[0] == written[step, phase], (lines, written[step, phase])
+        assert lines[1]["split"] == "test"
+
+
+def test_moec_train(t):
+    """Build and run in one go gives the same run; the run keeps the trainer that fits it."""
+    out = t.path("one_go")
+    words = (t.moec, "train", *TINY, "--data", t.data, "--out", out, "--eval-every=7", "--checkpoint-every", "3")
+    run(*words)
+    assert log(out) == log(t.whole)
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert read(os.path.join(checkpoint(out, LAST), name)) == read(os.path.join(checkpoint(t.whole, LAST), name))
+    trainer = read(os.path.join(out, "trainer"))
+    run(*words, code=1, says="holds a run already")
+    run(*words, "--resume", "-D", "d=32", code=1, says=("gpt_evomoe.lua: this is another model than the run's", "model.ir"))
+    assert read(os.path.join(out, "trainer")) == trainer
+    assert run(os.path.join(out, "trainer"), "info") == run(t.trainer, "info")
+
+
+def test_sample(t):
+    """A run is enough to sample from: its own copy of the tokenizer, nothing of the data directory."""
+    gone = t.path("data_gone")
+    os.rename(t.data, gone)
+    words = (t.trainer, "sample", "--checkpoint", t.whole, "--prompt", "Ban", "-n", 12)
+    out = run(*words)
+    assert out.startswith("Ban") and len(out) > 8 and out == run(*words), out
+    assert run(*words, "--seed=2") != out
+    shutil.move(os.path.join(t.whole, "tokenizer"), t.path("tokenizer_away"))
+    run(*words, code=1, says=("cannot read", "tokenizer"))
+    shutil.move(t.path("tokenizer_away"), os.path.join(t.whole, "tokenizer"))
+    os.rename(gone, t.data)
+
+
+main(dict(globals()))
