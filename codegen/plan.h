@@ -126,6 +126,9 @@ Plan *plan_lower(const Module *m, bool keep_values);
 /* Offsets of the storages in the act arena (plan_memory.c): greedy, the largest first, best fit. Checks afterwards that
  * no two live storages share a byte and that nothing is read before it is written (ir_bug). */
 void plan_memory(Arena *arena, FuncPlan *plan);
+/* The peak with `live_rows` rows of every ragged value in use; -1: all rows of its bound, which is FuncPlan.peak. */
+MemoryPeak plan_peak(Arena *arena, const FuncPlan *plan, int64_t live_rows);
+bool plan_is_live(const Storage *s, uint32_t step); /* whether its bytes count at that step of the peak */
 /* Whether a kernel may write its operand `made` over its operand `old`, which is then dead. */
 bool plan_may_overwrite(const FuncPlan *plan, const Field *old, const Field *made);
 

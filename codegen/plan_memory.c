@@ -236,14 +236,33 @@ static void place_blocks(Arena *arena, FuncPlan *plan) {
 
 /* ---------------------------------------------------------------- peak */
 
-static void find_peak(Arena *arena, FuncPlan *plan) {
+/* Bytes taken over count as the new owner's from the next step on. */
+static uint32_t storage_first(const Storage *s) {
+  return s->first + (s->shares != NO_STORAGE);
+}
+
+bool plan_is_live(const Storage *s, uint32_t step) {
+  return in_act(s) && storage_first(s) <= step && step <= s->last;
+}
+
+/* Bytes of a storage of which `live_rows` of a ragged value's rows are in use; -1: all that are bound. */
+static int64_t bytes_in_use(const FuncPlan *plan, const Storage *s, int64_t live_rows) {
+  const Module *m = plan->func->module;
+  if (s->value == NO_VALUE || live_rows < 0 || plan->func->values[s->value].type.extent == NO_VALUE)
+    return padded(s->bytes);
+  int64_t bound = dim_value(m, plan->func->values[s->value].type.dim[0]);
+  return live_rows >= bound ? padded(s->bytes) : padded(s->bytes / bound * live_rows);
+}
+
+MemoryPeak plan_peak(Arena *arena, const FuncPlan *plan, int64_t live_rows) {
+  MemoryPeak peak = {.step = NO_STEP};
   uint32_t steps = vec_len(plan->steps);
   int64_t(*change)[STORAGE_KIND_COUNT] = arena_alloc(arena, (steps + 2) * sizeof *change);
   for (uint32_t i = 0; i < vec_len(plan->storages); i++) {
     const Storage *s = &plan->storages[i];
-    if (in_act(s)) { /* bytes taken over count as the new owner's from the next step on */
-      change[s->first + (s->shares != NO_STORAGE)][s->kind] += padded(s->bytes);
-      change[s->last + 1][s->kind] -= padded(s->bytes);
+    if (in_act(s)) {
+      change[storage_first(s)][s->kind] += bytes_in_use(plan, s, live_rows);
+      change[s->last + 1][s->kind] -= bytes_in_use(plan, s, live_rows);
     }
   }
   int64_t live[STORAGE_KIND_COUNT] = {0};
@@ -251,12 +270,13 @@ static void find_peak(Arena *arena, FuncPlan *plan) {
     int64_t total = 0;
     for (int kind = 0; kind < STORAGE_KIND_COUNT; kind++)
       total += live[kind] += change[step][kind];
-    if (total > plan->peak.live) {
-      plan->peak.step = step;
-      plan->peak.live = total;
-      memcpy(plan->peak.by_kind, live, sizeof live);
+    if (total > peak.live) {
+      peak.step = step;
+      peak.live = total;
+      memcpy(peak.by_kind, live, sizeof live);
     }
   }
+  return peak;
 }
 
 void plan_memory(Arena *arena, FuncPlan *plan) {
@@ -264,5 +284,5 @@ void plan_memory(Arena *arena, FuncPlan *plan) {
   find_kinds(plan);
   share_storages(arena, plan);
   place_blocks(arena, plan);
-  find_peak(arena, plan);
+  plan->peak = plan_peak(arena, plan, -1);
 }

@@ -24,7 +24,7 @@ struct CheckInputs {
 };
 
 /* How far parameters are moved from where they start. */
-static const double moved = 0.02;
+static const double moved = 0.1;
 
 /* ---------------------------------------------------------------- numbers */
 

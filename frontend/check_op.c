@@ -138,11 +138,11 @@ static double noise(uint64_t x) {
   return (double)(int64_t)(x ^ (x >> 31)) / 9223372036854775808.0;
 }
 
-/* Moves every element by up to one rounding of f32, up or down. */
-static void round_at_random(Tensor *t, uint64_t stream) {
+/* Moves every element by up to one rounding, up or down. */
+static void round_at_random(Tensor *t, double rounding, uint64_t stream) {
   const int64_t count = tensor_live_elements(t);
   for (int64_t at = 0; t->f && at < count; at++)
-    t->f[at] *= 1 + f32_rounding * noise((stream << 40) + ((uint64_t)at + 1) * UINT64_C(0x9e3779b97f4a7c15));
+    t->f[at] *= 1 + rounding * noise((stream << 40) + ((uint64_t)at + 1) * UINT64_C(0x9e3779b97f4a7c15));
 }
 
 static bool reads_samples(const Replica *r, const Inst *inst) {
@@ -167,8 +167,10 @@ static void make_samples(Replica *r, Evaluation *run, const Inst *inst) {
     }
     interpret_with(run, inst, inst->op, inputs, outputs);
     for (int o = 0; o < inst->output_count; o++) {
+      bool narrow = run->func->values[inst->output[o]].type.dtype == DTYPE_BF16;
       if (rounds)
-        round_at_random(outputs[o], (uint64_t)inst->output[o] * SAMPLES + (uint64_t)s);
+        round_at_random(outputs[o], narrow ? bf16_rounding : f32_rounding,
+                        (uint64_t)inst->output[o] * SAMPLES + (uint64_t)s);
       r->samples[s][inst->output[o]] = outputs[o]->f ? outputs[o] : NULL;
     }
   }

@@ -1,6 +1,7 @@
 /* moec train: builds the trainer into the run directory and becomes it. A run keeps the trainer that fits it: neither a
  * second run nor a changed model may replace it. */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -17,13 +18,24 @@ static bool resumes(const Options *options) {
   return false;
 }
 
+static const char *made; /* the run directory, when this process made it */
+
+/* A failed build leaves no empty run directory. */
+static void remove_empty(void) {
+  rmdir(made);
+}
+
 int command_train(int argc, char **argv) {
   Arena *arena = arena_new();
   Options options = options_read(arena, COMMAND_TRAIN, argc, argv);
   if (!options.data || !options.out)
     usage_fail(COMMAND_TRAIN, "%s DIR is missing", options.data ? "--out" : "--data");
-  if (mkdir(options.out, 0777) != 0 && errno != EEXIST)
+  if (mkdir(options.out, 0777) == 0) {
+    made = options.out;
+    atexit(remove_empty);
+  } else if (errno != EEXIST) {
     environment_fail("%s: cannot make the run directory: %s", options.out, strerror(errno));
+  }
   char *trainer = arena_print(arena, "%s/trainer", options.out);
   if (!resumes(&options) && file_exists(arena_print(arena, "%s/config.json", options.out)))
     ir_fail((Loc){0}, "%s holds a run already: --resume continues it, another --out begins a new one", options.out);

@@ -6,6 +6,7 @@
  */
 #include "frontend/forecast.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* ---------------------------------------------------------------- functions of a phase */
@@ -140,6 +141,49 @@ static int64_t arena_bytes(const Table *table) {
   return table->size * (int64_t)sizeof(float);
 }
 
+static int by_bytes(const void *a, const void *b) {
+  const Storage *x = *(const Storage *const *)a, *y = *(const Storage *const *)b;
+  if (x->bytes != y->bytes)
+    return x->bytes > y->bytes ? -1 : 1;
+  return x < y ? -1 : x > y;
+}
+
+const Storage **forecast_largest(Arena *arena, const FuncPlan *plan, uint32_t most) {
+  const Storage **live = NULL;
+  for (uint32_t i = 0; i < vec_len(plan->storages); i++) {
+    const Storage *s = &plan->storages[i];
+    if (plan_is_live(s, plan->peak.step) && s->value != NO_VALUE)
+      vec_push(arena, live, s);
+  }
+  if (!live)
+    return NULL;
+  qsort(live, vec_len(live), sizeof *live, by_bytes);
+  if (vec_len(live) > most)
+    vec_header(live)->length = most;
+  return live;
+}
+
+static int by_need(const void *a, const void *b) {
+  const FuncForecast *x = a, *y = b;
+  if (x->plan->act != y->plan->act)
+    return x->plan->act > y->plan->act ? -1 : 1;
+  return strcmp(x->plan->func->name, y->plan->func->name);
+}
+
+static FuncForecast *forecast_funcs(const Plan *plan, const Phase *phase) {
+  FuncForecast *funcs = NULL;
+  for (uint32_t i = 0; i < vec_len(plan->funcs); i++) {
+    const FuncPlan *f = &plan->funcs[i];
+    if (!runs_in(phase, f->func))
+      continue;
+    int64_t one_expert = plan_peak(plan->arena, f, count_tokens(f->func)).live;
+    vec_push(plan->arena, funcs, (FuncForecast){f, one_expert});
+  }
+  if (funcs)
+    qsort(funcs, vec_len(funcs), sizeof *funcs, by_need);
+  return funcs;
+}
+
 static PhaseForecast forecast_phase(const Plan *plan, uint32_t index, int64_t act) {
   const Module *m = plan->module;
   const Phase *phase = m->phases[index];
@@ -149,9 +193,7 @@ static PhaseForecast forecast_phase(const Plan *plan, uint32_t index, int64_t ac
   f.param = f.grad = arena_bytes(phase->table);
   f.moments = 2 * f.param;
   f.accumulators = m->accumulate > 1 ? f.grad : 0;
-  for (uint32_t i = 0; i < vec_len(plan->funcs); i++)
-    if (runs_in(phase, plan->funcs[i].func) && (!f.largest || plan->funcs[i].act > f.largest->act))
-      f.largest = &plan->funcs[i];
+  f.funcs = forecast_funcs(plan, phase);
   f.total = f.param + f.grad + f.moments + f.accumulators + act;
   if (index > 0 && m->phases[index - 1]->table != phase->table)
     f.entry = 4 * arena_bytes(m->phases[index - 1]->table) + f.param + f.grad + f.moments + act;

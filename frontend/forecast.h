@@ -20,14 +20,22 @@ typedef struct WorkForecast {
   bool routed;        /* the two differ */
 } WorkForecast;
 
-/* Bytes. The arenas of a table, and the most that a function of the phase needs of the activation arena. */
+/* Bytes of the activation arena that one function needs. All of it is allocated, at the bound of the router: as many
+ * pairs as it may select. Of that, balanced routing of one expert per token (N packed rows, as many for each expert)
+ * touches `one_expert` at most at once. */
+typedef struct FuncForecast {
+  const FuncPlan *plan;
+  int64_t one_expert;
+} FuncForecast;
+
+/* Bytes. The arenas of a table, and what the functions of the phase need of the activation arena. */
 typedef struct PhaseForecast {
   const Phase *phase;
   ParameterCount parameters;
   WorkForecast work;
   int64_t param, grad, moments; /* arenas; moments: m and v */
   int64_t accumulators;         /* the sum of gradients over micro-batches, where there are several */
-  const FuncPlan *largest;      /* its function that needs the most */
+  FuncForecast *funcs;          /* arena vector, the one that needs the most first */
   int64_t total;                /* while the phase runs; the activation arena is that of the whole plan */
   int64_t entry;                /* while the transition into it runs: two tables; 0: none */
 } PhaseForecast;
@@ -35,11 +43,13 @@ typedef struct PhaseForecast {
 typedef struct Forecast {
   const Plan *plan;
   PhaseForecast *phases; /* arena vector */
-  int64_t act;           /* bytes of the activation arena */
+  int64_t act;           /* bytes of the activation arena: the most any function needs */
   int64_t peak;          /* the most of all phases and transitions */
 } Forecast;
 
 Forecast forecast_make(const Plan *plan);
+/* The storages that hold the most at the peak of a function, the largest first; at most `most` of them. */
+const Storage **forecast_largest(Arena *arena, const FuncPlan *plan, uint32_t most);
 int64_t forecast_peak(const Plan *plan);
 /* only: one phase, or NULL for all. */
 void forecast_print(const Plan *plan, const Phase *only, FILE *out);

@@ -31,19 +31,40 @@ static void print_work(const Module *m, const WorkForecast *w, FILE *out) {
   fputc('\n', out);
 }
 
+enum { LARGEST_SHOWN = 4 };
+
+/* What one function needs, by kind, and the values that take the most. */
+static void print_func(Arena *arena, const FuncForecast *func, FILE *out) {
+  const FuncPlan *plan = func->plan;
+  if (plan->peak.step == NO_STEP)
+    return;
+  fprintf(out, "    %-20s %.1f MiB", plan->func->name, mebibytes(plan->act));
+  const char *separator = ": ";
+  for (int kind = 0; kind < STORAGE_KIND_COUNT; kind++) {
+    if (mebibytes(plan->peak.by_kind[kind]) < 0.05)
+      continue;
+    fprintf(out, "%s%s %.1f", separator, storage_kind_name[kind], mebibytes(plan->peak.by_kind[kind]));
+    separator = ", ";
+  }
+  fprintf(out, "%sgaps %.1f", separator, mebibytes(plan->act - plan->peak.live));
+  if (func->one_expert < plan->peak.live)
+    fprintf(out, "; %.1f in use at one expert per token", mebibytes(func->one_expert));
+  const Storage **largest = forecast_largest(arena, plan, LARGEST_SHOWN);
+  for (uint32_t i = 0; i < vec_len(largest); i++)
+    fprintf(out, "%s%%%s %.1f",
+            i ? ", " : "\n                         most: ", plan->func->values[largest[i]->value].name,
+            mebibytes(largest[i]->bytes));
+  fputc('\n', out);
+}
+
 static void print_memory(const Forecast *forecast, const PhaseForecast *f, FILE *out) {
   fprintf(out, "  memory       %.1f MiB: parameters %.1f, gradients %.1f, moments %.1f", mebibytes(f->total),
           mebibytes(f->param), mebibytes(f->grad), mebibytes(f->moments));
   if (f->accumulators)
     fprintf(out, ", sums over micro-batches %.1f", mebibytes(f->accumulators));
   fprintf(out, ", activations %.1f\n", mebibytes(forecast->act));
-  if (f->largest && f->largest->peak.step != NO_STEP) {
-    fprintf(out, "    %s needs %.1f MiB of the activations:", f->largest->func->name, mebibytes(f->largest->act));
-    for (int kind = 0; kind < STORAGE_KIND_COUNT; kind++)
-      if (f->largest->peak.by_kind[kind])
-        fprintf(out, " %s %.1f,", storage_kind_name[kind], mebibytes(f->largest->peak.by_kind[kind]));
-    fprintf(out, " gaps %.1f\n", mebibytes(f->largest->act - f->largest->peak.live));
-  }
+  for (uint32_t i = 0; i < vec_len(f->funcs); i++)
+    print_func(forecast->plan->arena, &f->funcs[i], out);
   if (f->entry)
     fprintf(out, "    the transition into it holds both tables: %.1f MiB\n", mebibytes(f->entry));
 }
@@ -92,6 +113,18 @@ static cJSON *work_json(const Module *m, const WorkForecast *w) {
   return json;
 }
 
+static cJSON *func_json(const FuncForecast *func) {
+  const FuncPlan *plan = func->plan;
+  cJSON *json = cJSON_CreateObject();
+  cJSON_AddStringToObject(json, "function", plan->func->name);
+  add_number(json, "activations", (double)plan->act);
+  add_number(json, "live", (double)plan->peak.live);
+  add_number(json, "live_at_one_expert", (double)func->one_expert);
+  for (int kind = 0; kind < STORAGE_KIND_COUNT; kind++)
+    add_number(json, storage_kind_name[kind], (double)plan->peak.by_kind[kind]);
+  return json;
+}
+
 static cJSON *memory_json(const Forecast *forecast, const PhaseForecast *f) {
   cJSON *json = cJSON_CreateObject();
   add_number(json, "parameters", (double)f->param);
@@ -101,14 +134,9 @@ static cJSON *memory_json(const Forecast *forecast, const PhaseForecast *f) {
   add_number(json, "activations", (double)forecast->act);
   add_number(json, "total", (double)f->total);
   add_number(json, "entry", (double)f->entry);
-  if (f->largest) {
-    cJSON *largest = cJSON_AddObjectToObject(json, "largest");
-    cJSON_AddStringToObject(largest, "function", f->largest->func->name);
-    add_number(largest, "activations", (double)f->largest->act);
-    add_number(largest, "live", (double)f->largest->peak.live);
-    for (int kind = 0; kind < STORAGE_KIND_COUNT; kind++)
-      add_number(largest, storage_kind_name[kind], (double)f->largest->peak.by_kind[kind]);
-  }
+  cJSON *funcs = cJSON_AddArrayToObject(json, "functions");
+  for (uint32_t i = 0; i < vec_len(f->funcs); i++)
+    cJSON_AddItemToArray(funcs, func_json(&f->funcs[i]));
   return json;
 }
 

@@ -2,7 +2,9 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "frontend/commands.h"
 
@@ -33,15 +35,17 @@ static void print_usage(FILE *out) {
   fprintf(out, "  moec COMMAND --help lists its options\n");
 }
 
-/* What a command printed has arrived, or it was not done. */
-static int finish(int code) {
-  if (fflush(stdout) == 0 && !ferror(stdout))
-    return code;
+/* Wherever moec ends well: what it printed has arrived, or it was not done. */
+static void finish(int code, void *unused) {
+  (void)unused;
+  if (code != 0 || (fflush(stdout) == 0 && !ferror(stdout)))
+    return;
   fprintf(stderr, "moec: standard output: cannot write: %s\n", strerror(errno));
-  return EXIT_ENVIRONMENT;
+  _exit(EXIT_ENVIRONMENT);
 }
 
 int main(int argc, char **argv) {
+  on_exit(finish, NULL);
   signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is then a write that fails, with its message */
   if (argc < 2) {
     print_usage(stderr);
@@ -49,11 +53,11 @@ int main(int argc, char **argv) {
   }
   if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
     print_usage(stdout);
-    return finish(0);
+    return 0;
   }
   for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
     if (strcmp(argv[1], commands[i].name) == 0)
-      return finish(commands[i].run(argc - 2, argv + 2));
+      return commands[i].run(argc - 2, argv + 2);
   fprintf(stderr, "moec: unknown command %s\n", argv[1]);
   print_usage(stderr);
   return EXIT_USAGE;

@@ -1,6 +1,7 @@
 /* Recomputation: what the backward part reads of the forward part is kept in memory, or made again where it is needed.
  *
- * In: a module behind autodiff. Out: in every function with gradients, values of the forward part that run again are
+ * In: a module behind autodiff. Out: in every function with gradients, and in updates (whose second part begins behind
+ * the norm of the gradient), values of the forward part that run again are
  * copied into the backward part, right before their use, as `NAME_again`; the backward part reads the copies, and the
  * originals die in the forward part. Holds: bit-equal in the interpreter, since a copy has the operands and attributes
  * of its original (random draws are pure functions of theirs); a routing decision, or any other comparison of computed
@@ -97,7 +98,7 @@ static void decide_policy(const PassContext *context, const Forward *forward, co
     vec_push(arena, alternatives, alternative);
   }
   const Site site = {.pass = context->pass, .function = forward->f->name};
-  const char *reason = "the bytes kept for the backward part, and what runs again instead";
+  const char *reason = "the bytes kept for the second part of the function, and what runs again instead";
   if (policy->products && !policy->none && strcmp(policy->name, "memory") == 0)
     reason =
         arena_print(arena, "--memory: what frees %.3g bytes per microsecond of running again does so", policy->price);
@@ -128,7 +129,7 @@ static void decide_again(const PassContext *context, const Forward *forward, con
   double flops = 0, time = 0;
   count_chain(forward, choice, v, seen, &insts, &flops, &time);
   Alternative *alternatives = NULL;
-  const Alternative keep = {"kept for the backward part", cost_of(recompute_bytes(forward->f, v), 0, -1),
+  const Alternative keep = {"kept in memory", cost_of(recompute_bytes(forward->f, v), 0, -1),
                             "its memory is worth more than the time"};
   vec_push(arena, alternatives, keep);
   decide(context->ledger, site, arena_print(arena, "%d instruction%s run again", insts, insts == 1 ? "" : "s"),
@@ -155,8 +156,7 @@ static void decide_kept(const PassContext *context, const Forward *forward, cons
   const Alternative again = {"made again", cost_of(-1, recompute_flops(forward, v), recompute_time(forward, v)),
                              reason};
   vec_push(forward->arena, alternatives, again);
-  decide(context->ledger, site, "kept for the backward part", alternatives,
-         cost_of(recompute_bytes(forward->f, v), 0, -1), reason);
+  decide(context->ledger, site, "kept in memory", alternatives, cost_of(recompute_bytes(forward->f, v), 0, -1), reason);
 }
 
 static void decide_values(const PassContext *context, const Forward *forward, const Policy *policy,

@@ -15,7 +15,7 @@ typedef struct Policy {
   double price;  /* bytes per microsecond */
 } Policy;
 
-/* The parts of a function with gradients, and what holds for its forward values under every policy. */
+/* The two parts of a function, and what holds for its forward values under every policy. */
 typedef struct Forward {
   Func *f;
   Arena *arena;
@@ -33,7 +33,7 @@ typedef struct Choice {
   double flops, microseconds; /* of what runs again */
 } Choice;
 
-/* False: a function without gradients. */
+/* False: a function that has no two parts: neither gradients nor the norm of an update. */
 bool recompute_forward(Func *f, Forward *forward);
 /* The cheapest choice: the sum of the bytes kept and of the price of what runs again is the least there is. */
 Choice recompute_choose(const Forward *forward, const Policy *policy);

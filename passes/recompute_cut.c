@@ -106,18 +106,21 @@ double recompute_time(const Forward *forward, ValueId v) {
 
 /* ---------------------------------------------------------------- the two parts */
 
-/* The backward part begins behind everything that is a result and no gradient. */
+/* The backward part begins behind everything that is a result and no gradient. An update's second part, which the
+ * square of every gradient leads into, begins behind the norm: it may depend on all of it. */
 static bool find_parts(Forward *forward) {
   const Func *f = forward->f;
+  const ValueId norm = func_find_result(f, "grad_norm");
   bool gradients = false;
   for (uint32_t i = 0; i < vec_len(f->results); i++) {
     const Value *value = &f->values[f->results[i].value];
-    if (strncmp(f->results[i].label, "grad @", 6) == 0)
-      gradients = true;
-    else if (value->kind == VALUE_RESULT && value->inst + 1 > forward->count)
+    const bool gradient = strncmp(f->results[i].label, "grad @", 6) == 0;
+    gradients |= gradient;
+    if (!gradient && (norm == NO_VALUE || norm == f->results[i].value) && value->kind == VALUE_RESULT &&
+        value->inst + 1 > forward->count)
       forward->count = value->inst + 1;
   }
-  return gradients;
+  return gradients || norm != NO_VALUE;
 }
 
 static void find_readers(Forward *forward) {

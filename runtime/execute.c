@@ -14,13 +14,7 @@
 #include "runtime/error.h"
 #include "runtime/kernels.h"
 #include "runtime/memory.h"
-
-/* One line of the profile. */
-typedef struct Cost {
-  const char *name;
-  double seconds, flops;
-  int64_t calls;
-} Cost;
+#include "runtime/profile.h"
 
 struct Executor {
   const Plan *plan;
@@ -29,8 +23,8 @@ struct Executor {
   const PlanTable *table;
   uint64_t seed;
   CpuLevel level;
-  bool products; /* the plan has products, so oneDNN is open */
-  Cost *costs;   /* NULL: not profiling. Kinds of steps, then kernels */
+  bool products;    /* the plan has products, so oneDNN is open */
+  Profile *profile; /* NULL: not profiling */
 };
 
 /* ---------------------------------------------------------------- memory */
@@ -126,7 +120,7 @@ void executor_free(Executor *executor) {
     return;
   memory_unmap(executor->base[SPACE_ACT], executor->plan->act);
   free(executor->kernels);
-  free(executor->costs);
+  profile_free(executor->profile);
   free(executor);
 }
 
@@ -346,59 +340,26 @@ static double now(void) {
   return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-static void run_profiled(Executor *executor, const PlanStep *step) {
-  Cost *cost = &executor->costs[step->kind == STEP_LAUNCH ? STEP_KIND_COUNT + step->launch.kernel : (int)step->kind];
-  double start = now();
-  cost->flops += run_step(executor, step);
-  cost->seconds += now() - start;
-  cost->calls++;
+static void run_profiled(Executor *executor, const PlanFunc *func, int step) {
+  double start = now(), flops = run_step(executor, &func->steps[step]);
+  profile_add(executor->profile, func, step, now() - start, flops);
 }
 
 void executor_run(Executor *executor, const PlanFunc *func) {
   check_bound(executor, func);
   for (int i = 0; i < func->step_count; i++)
-    if (executor->costs)
-      run_profiled(executor, &func->steps[i]);
+    if (executor->profile)
+      run_profiled(executor, func, i);
     else
       run_step(executor, &func->steps[i]);
 }
 
 void executor_set_profile(Executor *executor, bool on) {
-  free(executor->costs);
-  executor->costs = NULL;
-  if (!on)
-    return;
-  executor->costs = runtime_allocate((size_t)(STEP_KIND_COUNT + executor->plan->kernel_count), sizeof(Cost));
-  for (int i = 0; i < STEP_KIND_COUNT; i++)
-    executor->costs[i].name = plan_step_name((PlanStepKind)i);
-  for (int i = 0; i < executor->plan->kernel_count; i++)
-    executor->costs[STEP_KIND_COUNT + i].name = executor->plan->kernels[i];
-}
-
-static int compare_costs(const void *a, const void *b) {
-  double x = ((const Cost *)a)->seconds, y = ((const Cost *)b)->seconds;
-  return (x < y) - (x > y);
+  profile_free(executor->profile);
+  executor->profile = on ? profile_new(executor->plan) : NULL;
 }
 
 void executor_print_profile(const Executor *executor, FILE *out) {
-  if (!executor->costs)
-    return;
-  int count = STEP_KIND_COUNT + executor->plan->kernel_count;
-  Cost *sorted = runtime_allocate((size_t)count, sizeof *sorted);
-  memcpy(sorted, executor->costs, (size_t)count * sizeof *sorted);
-  qsort(sorted, (size_t)count, sizeof *sorted, compare_costs);
-  double total = 0;
-  for (int i = 0; i < count; i++)
-    total += sorted[i].seconds;
-  fprintf(out, "%10s %6s %8s %9s  %s\n", "seconds", "share", "calls", "GFLOP/s", "step");
-  for (int i = 0; i < count && sorted[i].calls; i++) {
-    fprintf(out, "%10.4f %5.1f%% %8lld ", sorted[i].seconds, 100 * sorted[i].seconds / total,
-            (long long)sorted[i].calls);
-    if (sorted[i].flops > 0)
-      fprintf(out, "%9.1f  %s\n", 1e-9 * sorted[i].flops / sorted[i].seconds, sorted[i].name);
-    else
-      fprintf(out, "%9s  %s\n", "", sorted[i].name);
-  }
-  fprintf(out, "%10.4f  all steps\n", total);
-  free(sorted);
+  if (executor->profile)
+    profile_print(executor->profile, out);
 }

@@ -66,7 +66,7 @@ float executor_scalar(const Executor *executor, const PlanFunc *func, const char
 /* Live rows of a result or value now. */
 int64_t executor_count(const Executor *executor, PlanCount count);
 
-/* Time per kind of step since profiling was switched on. */
+/* Time per function and step since profiling was switched on (runtime/profile.h). */
 void executor_set_profile(Executor *executor, bool on);
 void executor_print_profile(const Executor *executor, FILE *out);
 

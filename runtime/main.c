@@ -1,6 +1,9 @@
 /* A trainer: this program with a payload (payload.h) behind it. */
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "runtime/commands.h"
 #include "runtime/error.h"
@@ -22,6 +25,15 @@ static const char help[] =
     "\n"
     "C is a checkpoint directory or a run directory (its newest). train, eval and sample take --device=cpu|cuda.\n";
 
+/* Wherever the trainer ends well: what it printed has arrived, or it was not done. */
+static void finish(int code, void *unused) {
+  (void)unused;
+  if (code != 0 || (fflush(stdout) == 0 && !ferror(stdout)))
+    return;
+  fprintf(stderr, "trainer: standard output: cannot write: %s\n", strerror(errno));
+  _exit(FAIL_ENVIRONMENT);
+}
+
 int main(int argc, char **argv) {
   static const struct {
     const char *name;
@@ -32,6 +44,7 @@ int main(int argc, char **argv) {
                   {"info", trainer_info},
                   {"exec", trainer_exec}};
   runtime_start(argv);
+  on_exit(finish, NULL);
   if (argc < 2)
     runtime_fail(FAIL_USAGE, "train, eval, sample, info or --help expected");
   bool asks_help = false;
@@ -44,10 +57,7 @@ int main(int argc, char **argv) {
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
     if (strcmp(argv[1], commands[i].name) != 0)
       continue;
-    int code = commands[i].run(argc - 2, argv + 2);
-    if (fflush(stdout) != 0)
-      runtime_fail(FAIL_ENVIRONMENT, "cannot write to standard output");
-    return code;
+    return commands[i].run(argc - 2, argv + 2);
   }
   runtime_fail(FAIL_USAGE, "unknown command '%s': train, eval, sample, info or --help expected", argv[1]);
 }

@@ -116,7 +116,7 @@ def same_run(a, b, steps):
 
 class Place:
     def __init__(self, build, directory):
-        self.moec, self.directory = os.path.join(os.path.abspath(build), "moec"), directory
+        self.moec, self.directory, self.mounts = os.path.join(os.path.abspath(build), "moec"), directory, []
 
     def path(self, *names):
         return os.path.join(self.directory, *names)
@@ -125,8 +125,12 @@ class Place:
 def main(functions):
     with tempfile.TemporaryDirectory() as directory:
         place = Place(sys.argv[1], directory)
-        for name, test in functions.items():
-            if name.startswith(("prepare", "test_")):
-                start = time.time()
-                test(place)
-                print(f"{name}: ok ({time.time() - start:.1f} s)", flush=True)
+        try:
+            for name, test in functions.items():
+                if name.startswith(("prepare", "test_")):
+                    start = time.time()
+                    test(place)
+                    print(f"{name}: ok ({time.time() - start:.1f} s)", flush=True)
+        finally:
+            for path in place.mounts:
+                subprocess.call(["umount", path])

@@ -1,4 +1,4 @@
 -- RUN: printf '\033Lua\x54' > %t.lua
--- RUN: not %moec ir %t.lua 2>&1 | FileCheck %s
+-- RUN: sh -c '%moec ir %t.lua; test $? = 1' 2>&1 | FileCheck %s
 -- CHECK: attempt to load a binary chunk
 -- CHECK-NOT: stack

@@ -1,4 +1,4 @@
--- RUN: not %moec ir %s 2>&1 | FileCheck %s
+-- RUN: sh -c '%moec ir %s; test $? = 1' 2>&1 | FileCheck %s
 -- CHECK: error_memory.lua:[[@LINE+3]]: the script needs more than 1024 megabytes of memory
 -- CHECK-NOT: {{.}}
 local parts = {}

@@ -12,6 +12,9 @@ local function convert(what, default, text)
   elseif type(default) == "number" then
     value = tonumber(text)
     value = value and value * 1.0
+    if value and (value ~= value or value == math.huge or value == -math.huge) then
+      value = nil
+    end
   elseif type(default) == "boolean" then
     value = ({ ["true"] = true, ["false"] = false })[text]
   elseif type(default) == "string" then
@@ -32,7 +35,8 @@ local function unknown(what, key, known)
   end
   local near = lib.nearest(key, keys)
   lib.fail("%s: unknown key `%s`, %s", what, key,
-    near and ("the nearest is `" .. near .. "`") or ("the keys are " .. table.concat(keys, ", ")))
+    near and ("the nearest is `" .. near .. "`") or #keys > 0 and ("the keys are " .. table.concat(keys, ", "))
+      or "there are no keys")
 end
 
 -- Puts the values of `from` over those of `into`; both may be nested.
