@@ -31,9 +31,9 @@ extern const char *const space_name[SPACE_COUNT]; /* as in the text: "act", "src
 typedef enum StorageKind {
   STORAGE_ARGUMENT, /* lives through the function */
   STORAGE_RESULT,   /* lives to its end */
-  STORAGE_SAVED,    /* made before the loss, read behind it */
-  STORAGE_FORWARD,  /* made and last read before the loss; in functions without gradients, every temporary */
-  STORAGE_BACKWARD, /* made behind the loss */
+  STORAGE_SAVED,    /* made in the forward part, last read in the backward part */
+  STORAGE_FORWARD,  /* made and last read in the forward part; in functions without gradients, every temporary */
+  STORAGE_BACKWARD, /* made in the backward part */
   STORAGE_SCRATCH,  /* within one step */
   STORAGE_KIND_COUNT
 } StorageKind;

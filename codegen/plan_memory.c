@@ -59,11 +59,32 @@ static void find_lives(FuncPlan *plan) {
   }
 }
 
-static void find_kinds(FuncPlan *plan) {
-  uint32_t loss = NO_STEP; /* the step that makes it */
-  for (uint32_t i = 0; i < vec_len(plan->steps) && plan->loss_inst != NO_INST; i++)
-    if (plan->steps[i].first_inst <= plan->loss_inst && plan->steps[i].last_inst >= plan->loss_inst)
-      loss = i;
+/* By step: whether a result that is no gradient needs it. What no such result needs is the backward part; in functions
+ * without gradients everything is forward. */
+static bool *find_forward(Arena *arena, const FuncPlan *plan) {
+  const Func *f = plan->func;
+  uint32_t insts = vec_len(f->insts), steps = vec_len(plan->steps);
+  bool *needed = arena_alloc(arena, vec_len(f->values) + 1), *inst = arena_alloc(arena, insts + 1);
+  bool *forward = arena_alloc(arena, steps + 2);
+  for (uint32_t i = 0; i < vec_len(f->results); i++)
+    needed[f->results[i].value] |= strncmp(f->results[i].label, "grad @", 6) != 0;
+  for (uint32_t i = insts; i-- > 0;) {
+    for (int k = 0; k < f->insts[i].output_count; k++)
+      inst[i] |= needed[f->insts[i].output[k]];
+    for (int k = 0; k < f->insts[i].input_count && inst[i]; k++)
+      needed[f->insts[i].input[k]] = true;
+  }
+  for (uint32_t i = 0; i < steps; i++) {
+    const Step *step = &plan->steps[i];
+    forward[i] = plan->loss_inst == NO_INST;
+    for (uint32_t k = step->first_inst; k != NO_INST && k <= step->last_inst; k++)
+      forward[i] |= inst[k];
+  }
+  return forward;
+}
+
+static void find_kinds(Arena *arena, FuncPlan *plan) {
+  const bool *forward = find_forward(arena, plan);
   for (uint32_t i = 0; i < vec_len(plan->storages); i++) {
     Storage *s = &plan->storages[i];
     if (s->argument)
@@ -72,10 +93,10 @@ static void find_kinds(FuncPlan *plan) {
       s->kind = STORAGE_RESULT;
     else if (s->scratch)
       s->kind = STORAGE_SCRATCH;
-    else if (loss == NO_STEP || s->last <= loss)
+    else if (s->first == NO_STEP || forward[s->last])
       s->kind = STORAGE_FORWARD;
     else
-      s->kind = s->first <= loss ? STORAGE_SAVED : STORAGE_BACKWARD;
+      s->kind = forward[s->first] ? STORAGE_SAVED : STORAGE_BACKWARD;
   }
 }
 
@@ -281,7 +302,7 @@ MemoryPeak plan_peak(Arena *arena, const FuncPlan *plan, int64_t live_rows) {
 
 void plan_memory(Arena *arena, FuncPlan *plan) {
   find_lives(plan);
-  find_kinds(plan);
+  find_kinds(arena, plan);
   share_storages(arena, plan);
   place_blocks(arena, plan);
   plan->peak = plan_peak(arena, plan, -1);

@@ -71,8 +71,8 @@ const Tensor *environment_argument(const EvalEnvironment *env, const char *name)
 
 typedef struct Check {
   Arena *arena;
-  const Options *options;
-  const Phase *phase; /* NULL: all */
+  const Options *options; /* with keep_values */
+  const Phase *phase;     /* NULL: all */
   const CheckInputs *inputs;
   CheckRow *rows; /* arena vector */
 } Check;
@@ -86,9 +86,10 @@ void check_passes(Check *check, Model *model);
 void check_gradients(Check *check, const Evaluation *run);
 /* Choices that a run contradicts (check_compare.c). */
 void note_conflicts(Check *check, CheckRow *row, const EvalReplay *replay);
-/* Interprets `f` on `given`, by ValueId what the trainer computed, replaying its choices (check_op.c). */
-void check_ops(Check *check, CheckRow *row, const Func *f, Tensor **given, const EvalDecisions *decisions);
-/* Builds a trainer of the options that keeps its values and compares it with `m`, the module behind all passes
+/* Interprets `f` on `given`, by ValueId what the trainer computed, replaying its choices (check_op.c). False when an
+ * integer is wrong: rows then stand elsewhere, and nothing behind it can be compared. */
+bool check_ops(Check *check, CheckRow *row, const Func *f, Tensor **given, const EvalDecisions *decisions);
+/* Builds a trainer of the options and compares it with `m`, the module behind all passes
  * (check_target.c). */
 void check_target(Check *check, const Module *m);
 

@@ -30,12 +30,13 @@ static const double spread_factor = 16;
 /* Largest distance by which operands may contradict a choice: those in registers are rounded. */
 static const double choice_tolerance = 1e-5;
 
-enum { SAMPLES = 4, MAX_OPERANDS = 4 };
+enum { SAMPLES = 4 };
 
 typedef struct Replica {
   Arena *arena;    /* of one function */
   Arena *findings; /* of the check */
   CheckRow *row;
+  bool misplaced;            /* an integer of the trainer is wrong */
   Tensor **given;            /* by ValueId: what the trainer computed, or NULL */
   Tensor **samples[SAMPLES]; /* by ValueId: NULL for values that no rounding reached since the trainer's last ones */
 } Replica;
@@ -91,7 +92,8 @@ static Tensor *tensor_like(Arena *arena, const Tensor *t) {
 static void interpret_with(Evaluation *run, const Inst *inst, Op op, Tensor *const *inputs, Tensor **outputs) {
   Inst other = *inst;
   other.op = op;
-  Tensor *kept_inputs[MAX_OPERANDS], *kept_outputs[MAX_OUTPUTS];
+  Tensor **kept_inputs = arena_alloc(run->arena, (inst->input_count + 1u) * sizeof *kept_inputs);
+  Tensor *kept_outputs[MAX_OUTPUTS];
   for (int k = 0; k < inst->input_count; k++)
     kept_inputs[k] = run->tensors[inst->input[k]];
   for (int k = 0; k < inst->input_count; k++)
@@ -117,9 +119,7 @@ static Tensor *magnitudes(Arena *arena, const Tensor *t) {
 /* The first output of the op with magnitudes in place of its operands; of attention, in place of what it averages. */
 static Tensor *terms(Evaluation *run, const Inst *inst) {
   enum { AVERAGED = 2 };
-  Tensor *inputs[MAX_OPERANDS], *outputs[MAX_OUTPUTS];
-  if (inst->input_count > MAX_OPERANDS)
-    ir_bug("check: %s has %d operands", op_info[inst->op].name, inst->input_count);
+  Tensor **inputs = arena_alloc(run->arena, (inst->input_count + 1u) * sizeof *inputs), *outputs[MAX_OUTPUTS];
   for (int k = 0; k < inst->input_count; k++) {
     inputs[k] = run->tensors[inst->input[k]];
     if (inputs[k]->f && (inst->op != OP_attention || k == AVERAGED))
@@ -127,6 +127,27 @@ static Tensor *terms(Evaluation *run, const Inst *inst) {
   }
   interpret_with(run, inst, inst->op == OP_sub ? OP_add : inst->op, inputs, outputs);
   return outputs[0];
+}
+
+static double largest_magnitude(const Tensor *t) {
+  double most = 0;
+  for (int64_t at = 0, count = tensor_live_elements(t); at < count; at++)
+    if (isfinite(t->f[at]))
+      most = fmax(most, fabs(t->f[at]));
+  return most;
+}
+
+/* What the op itself may be off, as a multiple of the tolerance, by element. */
+static Tensor *measure(Evaluation *run, const Inst *inst, const Tensor *expected, Nearness near) {
+  if (near == NEAR_TERMS)
+    return terms(run, inst);
+  if (near == NEAR_ELEMENT)
+    return magnitudes(run->arena, expected);
+  Tensor *same = tensor_like(run->arena, expected);
+  double value = near == NEAR_ONE ? 1 : largest_magnitude(expected);
+  for (int64_t at = 0, count = tensor_live_elements(same); at < count; at++)
+    same->f[at] = value;
+  return same;
 }
 
 /* ---------------------------------------------------------------- samples */
@@ -138,11 +159,17 @@ static double noise(uint64_t x) {
   return (double)(int64_t)(x ^ (x >> 31)) / 9223372036854775808.0;
 }
 
-/* Moves every element by up to one rounding, up or down. */
-static void round_at_random(Tensor *t, double rounding, uint64_t stream) {
+/* Moves every element by up to one rounding of its scale, up or down. */
+static void round_at_random(Tensor *t, const Tensor *scale, double rounding, uint64_t stream) {
   const int64_t count = tensor_live_elements(t);
   for (int64_t at = 0; t->f && at < count; at++)
-    t->f[at] *= 1 + rounding * noise((stream << 40) + ((uint64_t)at + 1) * UINT64_C(0x9e3779b97f4a7c15));
+    t->f[at] += rounding * scale->f[at] * noise((stream << 40) + ((uint64_t)at + 1) * UINT64_C(0x9e3779b97f4a7c15));
+}
+
+/* What one rounding of the op's only output is relative to: of two numbers it is the result, of many their size. */
+static const Tensor *rounding_scale(Evaluation *run, const Inst *inst) {
+  bool of_two = inst->op == OP_add || inst->op == OP_sub;
+  return measure(run, inst, run->tensors[inst->output[0]], of_two ? NEAR_ELEMENT : nearness(inst->op, 0));
 }
 
 static bool reads_samples(const Replica *r, const Inst *inst) {
@@ -157,19 +184,18 @@ static void make_samples(Replica *r, Evaluation *run, const Inst *inst) {
   bool rounds = inst->output_count == 1 && nearness(inst->op, 0) != NEAR_EXACT, reads = reads_samples(r, inst);
   if ((op_info[inst->op].flags & FLAG_DECISION) || (!reads && (!rounds || r->given[inst->output[0]])))
     return;
-  if (inst->input_count > MAX_OPERANDS)
-    ir_bug("check: %s stands in a kernel and has %d operands", op_info[inst->op].name, inst->input_count);
+  Tensor **inputs = arena_alloc(run->arena, (inst->input_count + 1u) * sizeof *inputs), *outputs[MAX_OUTPUTS];
+  const Tensor *scale = rounds ? rounding_scale(run, inst) : NULL;
+  bool narrow = run->func->values[inst->output[0]].type.dtype == DTYPE_BF16;
   for (int s = 0; s < SAMPLES; s++) {
-    Tensor *inputs[MAX_OPERANDS], *outputs[MAX_OUTPUTS];
     for (int k = 0; k < inst->input_count; k++) {
       Tensor *sample = r->samples[s][inst->input[k]];
       inputs[k] = sample ? sample : run->tensors[inst->input[k]];
     }
     interpret_with(run, inst, inst->op, inputs, outputs);
     for (int o = 0; o < inst->output_count; o++) {
-      bool narrow = run->func->values[inst->output[o]].type.dtype == DTYPE_BF16;
       if (rounds)
-        round_at_random(outputs[o], narrow ? bf16_rounding : f32_rounding,
+        round_at_random(outputs[o], scale, narrow ? bf16_rounding : f32_rounding,
                         (uint64_t)inst->output[o] * SAMPLES + (uint64_t)s);
       r->samples[s][inst->output[o]] = outputs[o]->f ? outputs[o] : NULL;
     }
@@ -195,27 +221,6 @@ static Tensor *spread(const Replica *r, const Evaluation *run, ValueId v) {
 }
 
 /* ---------------------------------------------------------------- comparing */
-
-static double largest_magnitude(const Tensor *t) {
-  double most = 0;
-  for (int64_t at = 0, count = tensor_live_elements(t); at < count; at++)
-    if (isfinite(t->f[at]))
-      most = fmax(most, fabs(t->f[at]));
-  return most;
-}
-
-/* What the op itself may be off, as a multiple of the tolerance, by element. */
-static Tensor *measure(Evaluation *run, const Inst *inst, const Tensor *expected, Nearness near) {
-  if (near == NEAR_TERMS)
-    return terms(run, inst);
-  if (near == NEAR_ELEMENT)
-    return magnitudes(run->arena, expected);
-  Tensor *same = tensor_like(run->arena, expected);
-  double value = near == NEAR_ONE ? 1 : largest_magnitude(expected);
-  for (int64_t at = 0, count = tensor_live_elements(same); at < count; at++)
-    same->f[at] = value;
-  return same;
-}
 
 static Deviation compare_output(const Replica *r, Evaluation *run, const Inst *inst, int output) {
   ValueId v = inst->output[output];
@@ -257,10 +262,11 @@ static void observe(void *context, Evaluation *run, uint32_t index) {
     Deviation d = compare_output(r, run, inst, o);
     d.detail = d.detail ? d.detail : describe(r->findings, run->func, inst, v);
     check_note(r->row, d);
+    r->misplaced |= r->given[v]->i && deviation_is_mistake(&d);
   }
   for (int o = 0; o < inst->output_count; o++) {
     ValueId v = inst->output[o];
-    if (!r->given[v])
+    if (!r->given[v] || (r->given[v]->i && r->misplaced)) /* wrong integers would lead out of bounds */
       continue;
     run->tensors[v] = r->given[v];
     for (int s = 0; s < SAMPLES; s++)
@@ -268,7 +274,7 @@ static void observe(void *context, Evaluation *run, uint32_t index) {
   }
 }
 
-void check_ops(Check *check, CheckRow *row, const Func *f, Tensor **given, const EvalDecisions *decisions) {
+bool check_ops(Check *check, CheckRow *row, const Func *f, Tensor **given, const EvalDecisions *decisions) {
   Replica r = {.arena = arena_new(), .findings = check->arena, .row = row, .given = given};
   for (int s = 0; s < SAMPLES; s++)
     r.samples[s] = arena_alloc(r.arena, (vec_len(f->values) + 1) * sizeof *r.samples[s]);
@@ -282,4 +288,5 @@ void check_ops(Check *check, CheckRow *row, const Func *f, Tensor **given, const
   env->observe = NULL;
   note_conflicts(check, row, &replay);
   arena_free(r.arena);
+  return !r.misplaced;
 }

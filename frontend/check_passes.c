@@ -142,20 +142,25 @@ static void visit_module(void *context, const Module *m, const Pass *pass, bool 
 }
 
 /* IR text enters the pipeline at its stage: the passes for earlier ones are left out. */
-static void skip_earlier_passes(const Module *m, Options *options) {
+static void optimize_text(Model *model, Options *options) {
+  const Module *m = model->module;
   for (const Pass *p = pipeline_passes; p->name; p++)
     if (!(p->stages >> m->stage & 1))
       vec_push(m->arena, options->pipeline.disabled, p->name);
+  model->ledger = ledger_new(model->arena);
+  pipeline_run(model->module, &options->pipeline, model->ledger);
 }
 
 void check_passes(Check *check, Model *model) {
   Walk walk = {.check = check};
   visit_module(&walk, model->module, NULL, false);
-  Options options = *model->options;
+  Options options = *check->options;
   options.pipeline.dump = visit_module;
   options.pipeline.dump_context = &walk;
+  model->options = &options;
   if (model_is_text(&options))
-    skip_earlier_passes(model->module, &options);
-  model->ledger = ledger_new(check->arena);
-  pipeline_run(model->module, &options.pipeline, model->ledger);
+    optimize_text(model, &options);
+  else
+    model_optimize(model);
+  model->options = check->options;
 }

@@ -98,6 +98,7 @@ static void print_json(const Check *check, int64_t mistakes, FILE *out) {
 int command_check(int argc, char **argv) {
   Arena *arena = arena_new();
   Options options = options_read(arena, COMMAND_CHECK, argc, argv);
+  options.keep_values = true;
   Model model = model_load(arena, &options, false);
   Check check = {.arena = arena, .options = &options, .phase = model_phase(&model)};
   check.inputs = inputs_new(model.module, (uint64_t)options.seed);

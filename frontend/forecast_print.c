@@ -50,7 +50,7 @@ static void print_func(Arena *arena, const FuncForecast *func, FILE *out) {
   if (func->one_expert < plan->peak.live)
     fprintf(out, "; %.1f in use at one expert per token", mebibytes(func->one_expert));
   const Storage **largest = forecast_largest(arena, plan, LARGEST_SHOWN);
-  for (uint32_t i = 0; i < vec_len(largest); i++)
+  for (uint32_t i = 0; i < vec_len(largest) && mebibytes(largest[i]->bytes) >= 0.05; i++)
     fprintf(out, "%s%%%s %.1f",
             i ? ", " : "\n                         most: ", plan->func->values[largest[i]->value].name,
             mebibytes(largest[i]->bytes));

@@ -8,7 +8,7 @@
 #include "ir/ir.h"
 
 /* Limits of an untrusted script. */
-enum { SCRIPT_MILLION_INSTRUCTIONS = 500, SCRIPT_MEGABYTES = 1024, SCRIPT_IR_MEGABYTES = 2048 };
+enum { SCRIPT_MILLION_INSTRUCTIONS = 500, SCRIPT_MEGABYTES = 1024, SCRIPT_IR_MEGABYTES = 512 };
 
 /* The chunk name of the user's script: short, so that Lua never abbreviates it; replaced by the path in messages. */
 #define SCRIPT_MARK "\001"

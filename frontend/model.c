@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "codegen/package.h"
+#include "frontend/fit_memory.h"
 #include "frontend/forecast.h"
 #include "frontend/script.h"
 
@@ -78,20 +79,42 @@ Model model_load(Arena *arena, const Options *options, bool keep_text) {
   return m;
 }
 
+/* Whether values may run again so that --memory suffices. */
+static bool can_fit(const Options *o) {
+  for (uint32_t i = 0; i < vec_len(o->pipeline.disabled); i++)
+    if (strcmp(o->pipeline.disabled[i], "recompute") == 0)
+      return false;
+  return o->memory && !model_is_text(o);
+}
+
 void model_optimize(Model *m) {
   m->ledger = ledger_new(m->arena);
-  if (!model_is_text(m->options))
-    pipeline_run(m->module, &m->options->pipeline, m->ledger);
+  if (model_is_text(m->options))
+    return;
+  double start = seconds_now();
+  PipelineOptions pipeline = m->options->pipeline;
+  if (can_fit(m->options)) {
+    pipeline = fit_memory(m);
+    report_time(m->options, "--memory", start);
+  }
+  pipeline_run(m->module, &pipeline, m->ledger);
+}
+
+static double mebibytes(int64_t bytes) {
+  return (double)bytes / (1 << 20);
 }
 
 void model_lower(Model *m) {
   double start = seconds_now();
   m->plan = plan_lower(m->module, m->options->keep_values);
   report_time(m->options, "plan", start);
-  int64_t needed = forecast_peak(m->plan);
-  if (m->options->memory && needed > m->options->memory)
-    ir_fail((Loc){0}, "%s: a trainer needs %.1f MiB, --memory allows %.1f MiB; moec forecast shows what for",
-            m->options->model, (double)needed / (1 << 20), (double)m->options->memory / (1 << 20));
+  int64_t allowed = m->options->memory, needed = allowed ? forecast_peak(m->plan) : 0;
+  if (needed > allowed)
+    ir_fail((Loc){0},
+            "%s: a trainer needs %.1f MiB%s, --memory allows %.1f MiB, which is %.1f MiB too little; moec forecast "
+            "shows what for",
+            m->options->model, mebibytes(needed), can_fit(m->options) ? ", with everything running again that can" : "",
+            mebibytes(allowed), mebibytes(needed - allowed));
 }
 
 const Phase *model_phase(const Model *m) {

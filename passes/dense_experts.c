@@ -286,26 +286,24 @@ static bool decide_versions(const PassContext *context, const Func *f, const Den
     experts = dim_value(context->module, layer->experts);
   }
   *crossover = crossover_of(context, &price);
-  const bool pays = (double)most > *crossover;
-  const char *given = pass_setting_text(context, "crossover", NULL) != NULL ? " (given)" : "";
-  Alternative *instead = NULL;
+  const bool given = pass_setting_text(context, "crossover", NULL) != NULL;
   const Cost packed = dense_packed_cost(&price, (double)most);
-  if (pays) {
-    const char *why =
-        arena_print(arena, "with %lld of %lld experts per token wide is faster", (long long)most, (long long)experts);
+  const char *reason = arena_print(
+      arena,
+      "wide costs the same at any density, packed %.4g us and %.4g us per expert of a token (%s): wide is faster "
+      "above %.3g%s of %lld experts per token",
+      price.packed_fixed.microseconds, price.packed_per_token.microseconds, dense_rates(context->module), *crossover,
+      given ? " (as given)" : "", (long long)experts);
+  const char *why = arena_print(arena, "a token selects at most %lld", (long long)most);
+  Alternative *instead = NULL;
+  if ((double)most > *crossover) {
     vec_push(arena, instead, (Alternative){"packed rows only", packed, why});
-    decide(context->ledger, site, "two versions, packed and wide", instead, price.wide,
-           arena_print(arena,
-                       "wide costs the same at any density, packed %.4g us and %.4g us per expert of a token: "
-                       "wide is faster above %.3g%s experts per token",
-                       price.packed_fixed.microseconds, price.packed_per_token.microseconds, *crossover, given));
-  } else {
-    const char *why = arena_print(arena, "a token selects at most %lld of %lld experts, wide is faster above %.3g%s",
-                                  (long long)most, (long long)experts, *crossover, given);
-    vec_push(arena, instead, (Alternative){"a second version with one wide FFN", price.wide, why});
-    decide(context->ledger, site, "packed rows only", instead, packed, "the wide form cannot pay");
+    decide(context->ledger, site, "two versions, packed and wide", instead, price.wide, reason);
+    return true;
   }
-  return pays;
+  vec_push(arena, instead, (Alternative){"a second version with one wide FFN", price.wide, why});
+  decide(context->ledger, site, "packed rows only", instead, packed, reason);
+  return false;
 }
 
 static bool divide_phase(const PassContext *context, Phase *phase) {

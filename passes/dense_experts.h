@@ -42,6 +42,8 @@ typedef struct DensePrice {
 } DensePrice;
 
 DensePrice dense_price(const DenseLayer *layers);
+/* Of all layers without a refusal, in packed form. */
 Cost dense_packed_cost(const DensePrice *price, double experts_per_token);
+const char *dense_rates(const Module *m); /* the rates of the prices, in words */
 
 #endif

@@ -36,5 +36,6 @@ bool pass_precision(PassContext *context);
 bool pass_recompute(PassContext *context);
 bool pass_fuse_gate(PassContext *context);
 bool pass_fuse_rows(PassContext *context);
+bool pass_schedule(PassContext *context);
 
 #endif

@@ -31,6 +31,7 @@ const Pass pipeline_passes[] = {
     {"fuse_gate", ANY, STAGE_FUSED, FUSE_OPTIONS, pass_fuse_gate,
      "one kernel for a gate: product, noise, softmax, mask"},
     {"fuse_rows", ANY, STAGE_FUSED, FUSE_OPTIONS, pass_fuse_rows, "one kernel for chains of ops on the same rows"},
+    {"schedule", ANY, SAME, "", pass_schedule, "orders instructions so that less memory is live at once"},
     {NULL, 0, SAME, "", NULL, NULL},
 };
 

@@ -253,12 +253,12 @@ static void find_needs(Precision *p) {
 
 typedef struct Writer {
   Precision *p;
-  Rewrite r;           /* r.map: old values in f32, and all that are not floats */
-  ValueId *narrow;     /* by old value: the same in bf16, NO_VALUE while there is none */
-  uint32_t *widened;   /* by old value born narrow: the number of products before its cast in r.map */
-  uint32_t products;   /* written so far */
-  uint32_t parameters; /* casts of parameters */
-  double bytes;        /* of these copies */
+  Rewrite r;               /* r.map: old values in f32, and all that are not floats */
+  ValueId *narrow;         /* by old value: the same in bf16, NO_VALUE while there is none */
+  uint32_t *widened;       /* by old value born narrow: the number of products before its cast in r.map */
+  uint32_t products;       /* written so far */
+  const char **parameters; /* arena vector: names of the casts of parameters */
+  double bytes;            /* of these copies */
 } Writer;
 
 static Loc definition_loc(const Writer *w, ValueId old, Loc reader) {
@@ -285,7 +285,7 @@ static ValueId narrow_value(Writer *w, ValueId old, Loc reader) {
   w->narrow[old] = write_cast(w, old, rewrite_value(&w->r, old), DTYPE_BF16, definition_loc(w, old, reader));
   if (w->r.old.values[old].kind == VALUE_PARAMETER) {
     const Type type = w->r.old.values[old].type;
-    w->parameters++;
+    vec_push(w->p->arena, w->parameters, w->r.f->values[w->narrow[old]].name);
     w->bytes += (double)type_elements(w->r.f->module, type) * (double)dtype_size(DTYPE_BF16);
   }
   return w->narrow[old];
@@ -374,9 +374,22 @@ static void write_inst(Writer *w, uint32_t index) {
 
 /* ---------------------------------------------------------------- the ledger */
 
-static Cost product_cost(const Func *f, const Inst *inst, double share_of_bytes) {
+/* With operands and result of these dtypes. */
+static Cost product_cost(const Func *f, const Inst *inst, DType operands, DType result) {
   const Work work = flop_rule[inst->op](f, inst, -1);
-  return (Cost){.bytes = work.bytes * share_of_bytes, .flops = work.flops, .launches = 1, .microseconds = -1};
+  double written = 0;
+  for (int k = 0; k < inst->output_count; k++)
+    written += (double)type_elements(f->module, f->values[inst->output[k]].type) * (double)dtype_size(DTYPE_F32);
+  const double bytes =
+      (operands == DTYPE_F32 ? 1 : 0.5) * (work.bytes - written) + (result == DTYPE_F32 ? 1 : 0.5) * written;
+  return (Cost){.bytes = bytes, .flops = work.flops, .launches = 1, .microseconds = -1};
+}
+
+static Alternative alternative(const Precision *p, const Inst *inst, const char *format, DType operands, DType result,
+                               const char *why_lost) {
+  return (Alternative){.what = arena_print(p->arena, format, op_info[inst->op].name),
+                       .cost = product_cost(p->f, inst, operands, result),
+                       .why_lost = why_lost};
 }
 
 static void record(const Precision *p, uint32_t index) {
@@ -384,31 +397,35 @@ static void record(const Precision *p, uint32_t index) {
   const Inst *inst = &f->insts[index];
   if (!is_f32_product(f, inst))
     return;
-  const bool narrow = p->kind[index] == KIND_NARROW;
+  const bool narrow = p->kind[index] == KIND_NARROW, wide = p->wide_result[index];
+  const bool attends = inst->op == OP_attention || inst->op == OP_attention_grad;
+  const Alternative in_f32 =
+      alternative(p, inst, "%s in f32", DTYPE_F32, DTYPE_F32,
+                  attends ? "twice the bytes" : "twice the bytes, half the speed where the hardware multiplies bf16");
+  const Alternative in_bf16 = alternative(p, inst, "%s in bf16", DTYPE_BF16, DTYPE_BF16,
+                                          narrow ? p->reason[index] : "its operands would be rounded");
+  const Alternative mixed = alternative(p, inst, "%s in bf16 with an f32 result", DTYPE_BF16, DTYPE_F32, NULL);
+  const Alternative *chosen = !narrow ? &in_f32 : wide ? &mixed : &in_bf16;
+  Alternative *others = NULL;
+  if (narrow)
+    vec_push(p->arena, others, in_f32);
+  if (chosen != &in_bf16)
+    vec_push(p->arena, others, in_bf16);
   const char **values = NULL;
   vec_push(p->arena, values, f->values[inst->output[0]].name);
   const Site site = {p->context->pass, f->name, inst->loc, values};
-  const char *op = op_info[inst->op].name;
-  const char *chosen = arena_print(p->arena, "%s in %s", op,
-                                   !narrow                 ? "f32"
-                                   : p->wide_result[index] ? "bf16 with an f32 result"
-                                                           : "bf16");
-  Alternative other = {.what = arena_print(p->arena, "%s in %s", op, narrow && !p->wide_result[index] ? "f32" : "bf16"),
-                       .cost = product_cost(f, inst, narrow && !p->wide_result[index] ? 1 : 0.5),
-                       .why_lost = p->reason[index] ? p->reason[index] : "twice the bytes, at most half the speed"};
-  Alternative *alternatives = NULL;
-  vec_push(p->arena, alternatives, other);
-  decide(p->context->ledger, site, chosen, alternatives, product_cost(f, inst, narrow ? 0.5 : 1),
-         "the module's precision is bf16: products sum in f32 and round their operands");
+  decide(p->context->ledger, site, chosen->what, others, chosen->cost,
+         narrow ? "the module's precision is bf16: operands are rounded, sums are f32" : p->reason[index]);
 }
 
 static void record_parameters(const Writer *w) {
   const Precision *p = w->p;
-  if (w->parameters == 0)
+  const uint32_t count = vec_len(w->parameters);
+  if (count == 0)
     return;
-  const Site site = {p->context->pass, p->f->name, (Loc){0}, NULL};
-  decide(p->context->ledger, site, arena_print(p->arena, "%u parameters are cast to bf16 at every call", w->parameters),
-         NULL, (Cost){.bytes = 3 * w->bytes, .flops = -1, .launches = w->parameters, .microseconds = -1},
+  const Site site = {p->context->pass, p->f->name, (Loc){0}, w->parameters};
+  decide(p->context->ledger, site, arena_print(p->arena, "%u parameters are cast to bf16 at every call", count), NULL,
+         (Cost){.bytes = 3 * w->bytes, .flops = -1, .launches = count, .microseconds = -1},
          "the masters are f32, and a weight is read several times for each time it is cast");
 }
 

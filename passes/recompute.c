@@ -13,7 +13,8 @@
  *           the time: of a GELU only its operand is kept, of a layer norm its operand and two numbers per row
  *   layer   of a layer its input, decisions and attention are kept; products run again too
  * Option prices overrides the price of single functions, as the search for --memory does: "NAME=BYTES,...", the bytes
- * that a microsecond of running again must free; with it, products may run again.
+ * that a microsecond of running again must free; with it, products may run again, and of equal layers the first ones,
+ * whose values are kept longest, do so first.
  *
  * Two policies of systems with expert parallelism have nothing to act on with one rank and are refused: `exchanges`
  * keeps what the exchanges between ranks give, which come behind `dispatch` (packed rows go to their experts' ranks)
@@ -68,7 +69,7 @@ static Policy policy_of(const PassContext *context, const Func *f) {
     if (equals == NULL || end == equals + 1 || (*end != ',' && *end != '\0') || !(price > 0))
       ir_fail((Loc){0}, "--recompute:prices=%s: expected FUNCTION=BYTES,...", at);
     if ((size_t)(equals - at) == length && strncmp(at, f->name, length) == 0)
-      return (Policy){.name = "memory", .products = true, .price = price};
+      return (Policy){.name = "memory", .products = true, .graded = true, .price = price};
   }
   return policy;
 }
@@ -99,9 +100,10 @@ static void decide_policy(const PassContext *context, const Forward *forward, co
   }
   const Site site = {.pass = context->pass, .function = forward->f->name};
   const char *reason = "the bytes kept for the second part of the function, and what runs again instead";
-  if (policy->products && !policy->none && strcmp(policy->name, "memory") == 0)
-    reason =
-        arena_print(arena, "--memory: what frees %.3g bytes per microsecond of running again does so", policy->price);
+  if (policy->graded)
+    reason = arena_print(
+        arena, "--memory: what frees %.3g bytes per microsecond runs again, of values made late %d times that",
+        policy->price, GRADE);
   decide(context->ledger, site, arena_print(arena, "policy %s", policy->name), alternatives,
          cost_of(choice->kept, choice->flops, choice->microseconds), reason);
 }
@@ -267,7 +269,7 @@ static void write_waiting(Copier *c) {
 
 static bool has_to_wait(const Copier *c, uint32_t index) {
   const Inst *inst = &c->rewrite.old.insts[index];
-  bool waits = false;
+  bool waits = is_heavy(&c->rewrite.old, inst) && vec_len(c->waiting) > 0; /* or it would part copy and reader */
   for (int k = 0; k < inst->input_count; k++) {
     const Value *value = &c->rewrite.old.values[inst->input[k]];
     waits |= is_heavy(&c->rewrite.old, inst) && is_copied(c, inst->input[k]);

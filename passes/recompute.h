@@ -12,8 +12,11 @@ typedef struct Policy {
   const char *name;
   bool none;     /* nothing runs again */
   bool products; /* matrix products may, between the inputs of layers; else only row ops */
+  bool graded;   /* values made late, whose memory is free again soon, must free up to GRADE times as much */
   double price;  /* bytes per microsecond */
 } Policy;
+
+enum { GRADE = 8 };
 
 /* The two parts of a function, and what holds for its forward values under every policy. */
 typedef struct Forward {

@@ -19,6 +19,7 @@
 #include "passes/recompute.h"
 #include "passes/recompute_flow.h"
 
+#include <math.h>
 #include <string.h>
 
 /* Rates of the CPU target, 2 cores of x86-64-v4, as in dense_cost.c; only their ratios enter. */
@@ -288,7 +289,10 @@ bool recompute_forward(Func *f, Forward *forward) {
 
 /* ---------------------------------------------------------------- the cut */
 
-enum { UNITS = 16 }; /* capacities count sixteenths of a byte */
+enum {
+  UNITS = 16,  /* capacities count sixteenths of a byte */
+  LEAST = 256, /* bytes that one more instruction must free: a few numbers are not worth it */
+};
 
 static int64_t capacity(double bytes) {
   return (int64_t)(bytes * UNITS + 0.5);
@@ -305,11 +309,20 @@ static bool may_run(const Forward *forward, const Policy *policy, ValueId v) {
   return !recompute_is_product(inst) || (policy->products && !forward->last[v]);
 }
 
+/* What running v again costs, in bytes. */
+static double price_of(const Forward *forward, const Policy *policy, ValueId v) {
+  const Value *value = &forward->f->values[v];
+  if (recompute_is_free(&forward->f->insts[value->inst]))
+    return 0;
+  const double grade = policy->graded ? pow(GRADE, (double)value->inst / forward->count) : 1;
+  return LEAST + policy->price * grade * recompute_time(forward, v);
+}
+
 static void add_value(Flow *flow, const Forward *forward, const Policy *policy, const bool *result, ValueId v) {
   const Inst *inst = maker(forward->f, v);
   const uint32_t in = 2 * v, out = 2 * v + 1;
   const bool runs = may_run(forward, policy, v), view = op_info[inst->op].flags & FLAG_VIEW;
-  flow_edge(flow, flow->source, in, runs ? capacity(policy->price * recompute_time(forward, v)) : FLOW_UNLIMITED);
+  flow_edge(flow, flow->source, in, runs ? capacity(price_of(forward, policy, v)) : FLOW_UNLIMITED);
   /* a view is not kept, what it views is; a result is kept anyway */
   flow_edge(flow, in, out, view ? FLOW_UNLIMITED : result[v] ? 0 : capacity(recompute_bytes(forward->f, v)));
   if (forward->read[v])

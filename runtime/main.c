@@ -16,6 +16,8 @@ static const char help[] =
     "    --eval-every N         evaluate every N steps (default 500; 0: at transitions and the end only)\n"
     "    --checkpoint-every N   write a checkpoint every N steps (default 1000; 0: at transitions and the end only)\n"
     "    --routing-every N      a line of routing.jsonl every N steps (default 10)\n"
+    "    --tune                 time both versions of a phase's training when it begins, instead of the cost model\n"
+    "    --tuning=FILE          take over what another run's tuning.json says\n"
     "    --profile              print the time of every kind of step at the end\n"
     "    --seed=N               of all random draws and the order of the data (default 1)\n"
     "TRAINER eval   --data D --checkpoint C [--split=valid|test|train]\n"

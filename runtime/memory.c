@@ -83,3 +83,7 @@ int64_t memory_held(void) {
 int64_t memory_peak(void) {
   return peak;
 }
+
+void memory_peak_restart(void) {
+  peak = held;
+}

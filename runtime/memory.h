@@ -16,6 +16,7 @@ void *memory_map(const char *what, int64_t bytes); /* `what` in a message: "acti
 void memory_unmap(void *memory, int64_t bytes);
 
 int64_t memory_held(void); /* bytes mapped now */
-int64_t memory_peak(void); /* the most that was ever mapped at once */
+int64_t memory_peak(void); /* the most that was ever mapped at once, or since memory_peak_restart */
+void memory_peak_restart(void);
 
 #endif

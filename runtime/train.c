@@ -18,11 +18,12 @@
 #include "runtime/evaluate.h"
 #include "runtime/memory.h"
 #include "runtime/options.h"
+#include "runtime/tuning.h"
 
 typedef struct TrainOptions {
-  const char *data, *out, *device;
+  const char *data, *out, *device, *tuning;
   int64_t steps, eval_every, checkpoint_every, routing_every, seed; /* steps, seed: -1 when not given */
-  bool resume, profile;
+  bool resume, profile, tune;
 } TrainOptions;
 
 typedef struct Trainer {
@@ -36,8 +37,9 @@ typedef struct Trainer {
   int64_t gradient_size;
   int64_t step, last; /* updates done; the last one */
   double flops;
+  Tuning tuning;
   const char *version;
-  double density;
+  double density;          /* experts per token of the last update; negative: none in this phase yet */
   double seconds_per_step; /* smoothed, for the time left */
   const char *checkpoint;  /* the last one written or read; NULL: none */
 } Trainer;
@@ -54,8 +56,23 @@ static const char *phase_name(const Trainer *t) {
 
 /* ---------------------------------------------------------------- one update */
 
+/* At the first update of a phase with two versions, with --tune: where they cost the same on this machine. */
+static void tune_phase(Trainer *t) {
+  TuningChoice *choice = tuning_find(&t->tuning, phase_name(t));
+  if (!t->options.tune || !choice || choice->measured || t->density >= 0)
+    return;
+  bool found = tuning_measure(choice, t->program, t->train, &t->order, t->step);
+  log_note(t->log,
+           "step %" PRId64 "  %s  timed: packed %.4g s at %.2f experts per token, %.4g s at %.2f; wide %.4g s; %s %.2f",
+           t->step, phase_name(t), choice->packed.seconds, choice->packed.experts, choice->thin.seconds,
+           choice->thin.experts, choice->wide.seconds,
+           found ? "wide is faster above" : "which shows no crossover: the cost model's stays,", choice->crossover);
+  tuning_write(&t->tuning, t->options.out);
+}
+
 /* The one training function of the phase, or, where it has versions, the one for the density that the previous update
- * measured: wide above 1.05 times the crossover, packed below 0.95 times, otherwise as before. */
+ * measured: wide above 1.05 times the crossover, packed below 0.95 times, otherwise as before. A phase begins packed.
+ */
 static const PlanFunc *choose_version(Trainer *t) {
   Program *p = t->program;
   const PlanFunc *single = program_func(p, p->phase, "train");
@@ -64,11 +81,11 @@ static const PlanFunc *choose_version(Trainer *t) {
     t->version = "single";
     return single;
   }
-  if (!packed || !wide)
+  const TuningChoice *choice = tuning_find(&t->tuning, phase_name(t));
+  if (!packed || !wide || !choice)
     runtime_fail(FAIL_BUG, "phase %s has no function train", phase_name(t));
-  double crossover = p->plan->phases[p->phase].crossover;
   bool was_wide = t->density >= 0 && strcmp(t->version, "wide") == 0;
-  bool now_wide = t->density > 1.05 * crossover || (was_wide && t->density >= 0.95 * crossover);
+  bool now_wide = t->density > 1.05 * choice->crossover || (was_wide && t->density >= 0.95 * choice->crossover);
   t->version = now_wide ? "wide" : "packed";
   return now_wide ? wide : packed;
 }
@@ -257,6 +274,7 @@ static void show_progress(Trainer *t, double loss, double experts, double second
 
 static void run_step(Trainer *t) {
   const PlanRun *run = &t->program->plan->run;
+  tune_phase(t);
   double start = log_seconds();
   const PlanFunc *func = choose_version(t);
   Sums sums = run_micro_batches(t, func);
@@ -336,7 +354,15 @@ static void run_checkpoint(Trainer *t) {
   t->checkpoint = checkpoint_newest(t->options.out);
 }
 
+/* At the end of a phase: the most it held, its transition included, beside what moec forecast says. */
+static void note_memory(const Trainer *t) {
+  log_note(t->log, "step %" PRId64 "  %s  memory %" PRId64 " bytes at most in arenas", t->step, phase_name(t),
+           memory_peak());
+  memory_peak_restart();
+}
+
 static void run_transition(Trainer *t) {
+  note_memory(t);
   log_note(t->log, "step %" PRId64 "  phase %s ends, %s begins", t->step, phase_name(t),
            t->program->plan->phases[t->program->phase + 1].name);
   program_transition(t->program, t->step);
@@ -360,8 +386,10 @@ static void train_loop(Trainer *t, bool resumed) {
       if (ends || boundary || due(t->step, t->options.checkpoint_every))
         run_checkpoint(t);
     }
-    if (ends)
+    if (ends) {
+      note_memory(t);
       return;
+    }
     if (boundary)
       run_transition(t);
     run_step(t);
@@ -377,16 +405,14 @@ static void write_constants(const Trainer *t) {
        *to = string_format("%s/tokenizer", o->out);
   directory_create(checkpoints);
   directory_copy(from, to);
-  static const char tuning[] = "{\"format\":1,\"choices\":[]}\n"; /* on the CPU nothing is chosen by timing */
+  tuning_write(&t->tuning, o->out);
   const PayloadSection *ir = payload_section(t->program->payload, SECTION_IR),
                        *config = payload_section(t->program->payload, SECTION_CONFIG);
   const struct {
     const char *name;
     const void *data;
     size_t size;
-  } files[] = {{"tuning.json", tuning, sizeof tuning - 1},
-               {SECTION_IR, ir->data, ir->size},
-               {SECTION_CONFIG, config->data, config->size}};
+  } files[] = {{SECTION_IR, ir->data, ir->size}, {SECTION_CONFIG, config->data, config->size}};
   for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
     char *path = string_format("%s/%s", o->out, files[i].name);
     file_replace(path, files[i].data, files[i].size);
@@ -399,6 +425,8 @@ static void write_constants(const Trainer *t) {
 
 static void start_fresh(Trainer *t) {
   static const int64_t nothing[LOG_COUNT];
+  if (t->options.tuning)
+    tuning_read(&t->tuning, t->options.tuning);
   write_constants(t);
   t->log = log_open(t->options.out, nothing);
   t->version = "single";
@@ -443,6 +471,7 @@ static void start_resumed(Trainer *t, const char *path) {
                  s.seed);
   program_start(p, s.seed);
   checkpoint_load(path, p, &s, true);
+  tuning_read(&t->tuning, string_format("%s/tuning.json", t->options.out));
   t->log = log_open(t->options.out, s.log_offset);
   t->step = s.step;
   t->flops = s.flops;
@@ -493,9 +522,13 @@ static TrainOptions parse(int argc, char **argv) {
                             {"--checkpoint-every", OPTION_INTEGER, &o.checkpoint_every, 0},
                             {"--routing-every", OPTION_INTEGER, &o.routing_every, 1},
                             {"--seed", OPTION_INTEGER, &o.seed, 0},
+                            {"--tune", OPTION_FLAG, &o.tune, 0},
+                            {"--tuning", OPTION_TEXT, &o.tuning, 0},
                             {"--resume", OPTION_FLAG, &o.resume, 0},
                             {"--profile", OPTION_FLAG, &o.profile, 0}};
   options_parse("train", argc, argv, options, sizeof options / sizeof *options, NULL);
+  if (o.resume && o.tuning)
+    runtime_fail(FAIL_USAGE, "train: --tuning is for a new run; a resumed one keeps its own tuning.json");
   if (!o.data || !o.out)
     runtime_fail(FAIL_USAGE, "train: %s is missing", o.data ? "--out R" : "--data D");
   program_check_device("train", o.device);
@@ -506,6 +539,7 @@ int trainer_train(int argc, char **argv) {
   Trainer t = {.options = parse(argc, argv), .program = program_open()};
   const PlanRun *run = &t.program->plan->run;
   open_data(&t);
+  t.tuning = tuning_new(t.program->plan);
   bool resumed = start(&t);
   t.order = data_order(t.train, run->sequence, t.program->seed);
   t.last = t.options.steps >= 0 ? t.options.steps : run->steps;

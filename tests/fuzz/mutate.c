@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { SHORTEST = 60 }; /* tokens of a script worth changing: what is shorter shows one mistake, or never ends */
+
 typedef struct Seed {
   const char *path;
   const char **tokens; /* arena vector; "\n" is a token */
@@ -154,7 +156,7 @@ static bool load_file(Arena *arena, const char *root, const char *path) {
   vec_push(arena, text, '\0');
   fclose(in);
   Seed seed = {path, split_tokens(arena, text), strstr(text, "tiny =") != NULL, strstr(text, "case = 0") != NULL};
-  if (vec_len(seed.tokens) == 0)
+  if (vec_len(seed.tokens) < SHORTEST)
     return true;
   vec_push(arena, seeds, seed);
   for (uint32_t i = 0; i < vec_len(seed.tokens); i++)
@@ -203,23 +205,43 @@ static const char **splice(Arena *arena, const char **tokens, uint32_t at, uint3
   return result;
 }
 
-typedef enum TokenClass { TOKEN_WORD, TOKEN_NUMBER, TOKEN_STRING, TOKEN_OTHER } TokenClass;
+typedef enum TokenClass { TOKEN_NAME, TOKEN_KEYWORD, TOKEN_NUMBER, TOKEN_STRING, TOKEN_OTHER } TokenClass;
+
+static bool is_keyword(const char *token) {
+  static const char *const words[] = {"and",      "break",  "do",   "else",  "elseif", "end",     "for",
+                                      "function", "goto",   "if",   "in",    "local",  "not",     "or",
+                                      "repeat",   "return", "then", "until", "while",  "tostring"};
+  for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+    if (strcmp(token, words[i]) == 0)
+      return true;
+  return false;
+}
 
 static TokenClass class_of(const char *token) {
   unsigned char first = (unsigned char)token[0];
-  return isalpha(first) || first == '_'  ? TOKEN_WORD
-         : isdigit(first)                ? TOKEN_NUMBER
-         : first == '"' || first == '\'' ? TOKEN_STRING
-                                         : TOKEN_OTHER;
+  if (isalpha(first) || first == '_')
+    return is_keyword(token) ? TOKEN_KEYWORD : TOKEN_NAME;
+  return isdigit(first) ? TOKEN_NUMBER : first == '"' || first == '\'' ? TOKEN_STRING : TOKEN_OTHER;
 }
 
-/* The place of a token that is a value of its own, most often. */
-static uint32_t find_value(Random *r, const char *const *tokens) {
+/* The place of a token of that class; another one where the script has too few. */
+static uint32_t find_token(Random *r, const char *const *tokens, TokenClass wanted) {
   uint32_t at = draw(r, vec_len(tokens));
-  for (int tries = 0; tries < 20; tries++, at = draw(r, vec_len(tokens)))
-    if (class_of(tokens[at]) == TOKEN_NUMBER || class_of(tokens[at]) == TOKEN_STRING)
-      break;
+  for (int tries = 0; tries < 50 && class_of(tokens[at]) != wanted; tries++)
+    at = draw(r, vec_len(tokens));
   return at;
+}
+
+static const char **move_line(Arena *arena, Random *r, const char **tokens) {
+  uint32_t first = draw(r, vec_len(tokens)), last = first, to = draw(r, vec_len(tokens));
+  while (first > 0 && strcmp(tokens[first - 1], "\n") != 0)
+    first--;
+  while (last + 1 < vec_len(tokens) && strcmp(tokens[last], "\n") != 0)
+    last++;
+  while (to > 0 && strcmp(tokens[to - 1], "\n") != 0)
+    to--;
+  return draw(r, 2) ? splice(arena, tokens, first, last + 1 - first, NULL, 0)
+                    : splice(arena, tokens, to, 0, tokens + first, last + 1 - first);
 }
 
 static const char *of_the_same_class(Random *r, const char *const *from, const char *token) {
@@ -229,36 +251,44 @@ static const char *of_the_same_class(Random *r, const char *const *from, const c
   return other;
 }
 
-static const char **mutate_tokens(Arena *arena, Random *r, const char **tokens) {
+/* What most often leaves no Lua behind: tokens that go, come or come twice. */
+static const char **break_tokens(Arena *arena, Random *r, const char **tokens) {
   uint32_t count = vec_len(tokens), at = draw(r, count), length = 1 + draw(r, 4);
   length = length > count - at ? count - at : length;
+  const Seed *seed = &seeds[draw(r, vec_len(seeds))];
+  uint32_t from = draw(r, vec_len(seed->tokens)), most = vec_len(seed->tokens) - from, n = 1 + draw(r, 16);
+  switch (draw(r, 3)) {
+  case 0:
+    return splice(arena, tokens, at, length, NULL, 0);
+  case 1: /* from another script */
+    return splice(arena, tokens, at, draw(r, 2) ? 0 : length, seed->tokens + from, n < most ? n : most);
+  default:
+    return splice(arena, tokens, at, 0, tokens + at, length);
+  }
+}
+
+static const char **mutate_tokens(Arena *arena, Random *r, const char **tokens) {
+  uint32_t at = draw(r, vec_len(tokens));
   const char *word;
   switch (draw(r, 8)) {
-  case 0: /* tokens go */
-    return splice(arena, tokens, at, length, NULL, 0);
-  case 1: /* one comes */
-    word = corpus[draw(r, vec_len(corpus))];
-    return splice(arena, tokens, at, draw(r, 2), &word, 1);
-  case 2: /* a number or a string changes */
-    at = find_value(r, tokens);
+  case 0:
+    return break_tokens(arena, r, tokens);
+  case 1: /* a line goes, or comes again somewhere */
+    return move_line(arena, r, tokens);
+  case 2: /* a value becomes another */
+  case 3:
+    at = find_token(r, tokens, TOKEN_NUMBER);
     word = of_the_same_class(r, corpus, tokens[at]);
     return splice(arena, tokens, at, 1, &word, 1);
-  case 3: /* a name becomes another of the script, or of any */
+  case 4: /* a name becomes another of the script, or of any */
+  case 5:
+    at = find_token(r, tokens, TOKEN_NAME);
     word = of_the_same_class(r, draw(r, 2) ? tokens : corpus, tokens[at]);
     return splice(arena, tokens, at, 1, &word, 1);
-  case 4: { /* a piece of another script comes */
-    const Seed *seed = &seeds[draw(r, vec_len(seeds))];
-    uint32_t from = draw(r, vec_len(seed->tokens)), most = vec_len(seed->tokens) - from, n = 1 + draw(r, 16);
-    return splice(arena, tokens, at, draw(r, 2) ? 0 : length, seed->tokens + from, n < most ? n : most);
-  }
-  case 5: /* a piece comes twice */
-    return splice(arena, tokens, at, 0, tokens + at, length);
-  case 6: /* anything becomes an odd value */
+  default: /* a value or a name becomes something odd */
+    at = find_token(r, tokens, draw(r, 3) ? TOKEN_NUMBER : draw(r, 2) ? TOKEN_NAME : TOKEN_STRING);
     word = odd_value(r);
     return splice(arena, tokens, at, 1, &word, 1);
-  default: /* a value becomes an odd one */
-    word = odd_value(r);
-    return splice(arena, tokens, find_value(r, tokens), 1, &word, 1);
   }
 }
 

@@ -225,6 +225,16 @@ static void matmul(Graph *g, const GradientCase *c) {
 }
 
 /* Ragged rows times a matrix. */
+static ValueId to_bf16(Graph *g, ValueId x) {
+  return apply(g, OP_cast, INPUTS(x), ATTRS(attr_dtype(DTYPE_BF16)));
+}
+
+/* An f32 result of bf16 operands, as for the others of these. */
+static void matmul_mixed(Graph *g, const GradientCase *c) {
+  ValueId a = to_bf16(g, parameter(g, c, (Shape){2, {2, 3}})), b = to_bf16(g, parameter(g, c, (Shape){2, {3, 4}}));
+  output(g, apply(g, OP_matmul, INPUTS(a, b), ATTRS(attr_dtype(DTYPE_F32))));
+}
+
 static void matmul_ragged(Graph *g, const GradientCase *c) {
   bool tb = c->option & TRANSPOSE_B;
   ValueId a = ragged(g, c, route(g), 3), b = parameter(g, c, tb ? (Shape){2, {2, 3}} : (Shape){2, {3, 2}});
@@ -243,6 +253,14 @@ static void grouped_matmul(Graph *g, const GradientCase *c) {
   ValueId x = ragged(g, c, r, 3);
   ValueId w = parameter(g, c, c->option ? (Shape){3, {EXPERTS, 2, 3}} : (Shape){3, {EXPERTS, 3, 2}});
   output(g, apply(g, OP_grouped_matmul, INPUTS(x, w, r.off), ATTRS(attr_int(ATTRIBUTE_tb, c->option))));
+}
+
+static void grouped_mixed(Graph *g, const GradientCase *c) {
+  Routing r = route(g);
+  ValueId x = to_bf16(g, ragged(g, c, r, 3)), w = to_bf16(g, parameter(g, c, (Shape){3, {EXPERTS, 3, 4}}));
+  output(g, apply(g, OP_grouped_matmul, INPUTS(x, w, r.off), ATTRS(attr_dtype(DTYPE_F32))));
+  output(g, apply(g, OP_grouped_outer, INPUTS(x, x, r.off), ATTRS(attr_dtype(DTYPE_F32))));
+  output(g, apply(g, OP_segment_sum, INPUTS(x, r.off), ATTRS(attr_dtype(DTYPE_F32))));
 }
 
 static void grouped_outer(Graph *g, const GradientCase *c) {
@@ -405,6 +423,8 @@ const GradientCase gradient_cases[] = {
     {OP_matmul, "ta", matmul, -2, 2, {0}, {0}, TRANSPOSE_A},
     {OP_matmul, "tb", matmul, -2, 2, {0}, {0}, TRANSPOSE_B},
     {OP_matmul, "ta tb", matmul, -2, 2, {0}, {0}, TRANSPOSE_A | TRANSPOSE_B},
+    {OP_matmul, "bf16 into f32", matmul_mixed, -2, 2, {0}, {0}, 0},
+    {OP_grouped_matmul, "bf16 into f32", grouped_mixed, -2, 2, {0}, {0}, 0},
     {OP_matmul, "ragged rows", matmul_ragged, -2, 2, {0}, {0}, 0},
     {OP_matmul, "ragged rows, tb", matmul_ragged, -2, 2, {0}, {0}, TRANSPOSE_B},
     {OP_matmul, "ragged inner dim", matmul_ragged_inner, -2, 2, {0}, {0}, 0},

@@ -5,7 +5,12 @@
 -- RUN: %moec ir %root/models/gpt_evomoe.lua -D size=demo > %t
 -- RUN: %moec ir %root/models/gpt_switch.lua -D size=tiny > %t
 -- RUN: %moec ir %root/models/gpt_dense.lua -D wider=true | FileCheck %s --check-prefix=WIDER
+-- RUN: %moec ir %root/models/gpt_dense.lua -D size=tiny -D precision=bf16 | FileCheck %s --check-prefix=BF16
+-- RUN: not %moec ir %root/models/gpt_dense.lua -D precision=fp8 2>&1 | FileCheck %s --check-prefix=FP8
 -- PAPER: sym N=65536 S=64 V=50257 D=1024 T=1024 F=4096
 -- PAPER: param @h24.moe.w1: f32[E,F,D]
 -- TINY: run steps=30 batch=8 accumulate=1 sequence=64 vocabulary=512
 -- WIDER: F=4400
+-- BF16: precision bf16
+-- BF16-NOT: bf16
+-- FP8: gpt_dense.lua:{{[0-9]+}}: moec.model: precision: found "fp8", expected "f32" or "bf16"

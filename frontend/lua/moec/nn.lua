@@ -12,11 +12,10 @@ local WEIGHT = lib.init.normal(0.02)
 lib.default_weight = WEIGHT
 
 local Module = {}
-Module.__index = Module
 Module.__metatable = false
 
 -- The value of the module's parameter `name`.
-function Module:param(name, shape, init)
+local function parameter(self, name, shape, init)
   return context.param(self.path, name, shape, init, self)
 end
 
@@ -66,11 +65,29 @@ define("linear", { out = "integer", bias = "boolean?", init = "init?" }, functio
   local o = self.options
   need_rows("nn.linear", x)
   lib.at_least("nn.linear: out", o.out, 1)
-  local y = op.matmul(x, self:param("w", { o.out, core.dim(x, -1) }, o.init or WEIGHT), { tb = true })
+  local y = op.matmul(x, parameter(self, "w", { o.out, core.dim(x, -1) }, o.init or WEIGHT), { tb = true })
   if o.bias == false then
     return y
   end
-  return y + self:param("b", { o.out }, lib.init.zeros())
+  return y + parameter(self, "b", { o.out }, lib.init.zeros())
+end)
+
+-- ---------------------------------------------------------------- rows by index
+
+local function table_of(self, rows_name, rows)
+  local o = self.options
+  lib.at_least("nn." .. self.module .. ": d", o.d, 1)
+  lib.at_least("nn." .. self.module .. ": " .. rows_name, rows, 1)
+  local rows_dim = core.symbol(rows_name == "vocab" and "V" or "T", rows, "module")
+  return parameter(self, "w", { rows_dim, core.symbol("D", o.d, "module") }, o.init or WEIGHT)
+end
+
+local function embedding_table(self)
+  return table_of(self, "vocab", self.options.vocab)
+end
+
+define("embedding", { vocab = "integer", d = "integer", init = "init?" }, function(self, ids)
+  return op.gather_rows(embedding_table(self), ids)
 end)
 
 -- The scores of every token of the vocabulary: x times the rows of the embedding. A sample wants one row only.
@@ -83,25 +100,7 @@ function nn.tied_logits(x, embedding)
   if c.last then
     x = op.gather_rows(x, c.last)
   end
-  return core.rename(op.matmul(x, embedding:table_parameter(), { tb = true }), "logits")
-end
-
--- ---------------------------------------------------------------- rows by index
-
-local function table_of(self, rows_name, rows)
-  local o = self.options
-  lib.at_least("nn." .. self.module .. ": d", o.d, 1)
-  lib.at_least("nn." .. self.module .. ": " .. rows_name, rows, 1)
-  local rows_dim = core.symbol(rows_name == "vocab" and "V" or "T", rows, "module")
-  return self:param("w", { rows_dim, core.symbol("D", o.d, "module") }, o.init or WEIGHT)
-end
-
-define("embedding", { vocab = "integer", d = "integer", init = "init?" }, function(self, ids)
-  return op.gather_rows(self:table_parameter(), ids)
-end)
-
-function Module:table_parameter()
-  return table_of(self, "vocab", self.options.vocab)
+  return core.rename(op.matmul(x, embedding_table(embedding), { tb = true }), "logits")
 end
 
 define("positions", { max = "integer", d = "integer", init = "init?" }, function(self, position)
@@ -113,7 +112,7 @@ end)
 define("layer_norm", { eps = "number?" }, function(self, x)
   need_rows("nn.layer_norm", x)
   local d = core.dim(x, -1)
-  local gain, bias = self:param("g", { d }, lib.init.ones()), self:param("b", { d }, lib.init.zeros())
+  local gain, bias = parameter(self, "g", { d }, lib.init.ones()), parameter(self, "b", { d }, lib.init.zeros())
   return op.layer_norm(x, gain, bias, self.options.eps)
 end)
 
@@ -127,11 +126,11 @@ define("attention", attention_options, function(self, x)
   if o.heads < 1 or core.number(d) % o.heads ~= 0 then
     lib.fail("nn.attention: %d heads do not divide the %d columns of x", o.heads, core.number(d))
   end
-  local weight, bias = self:param("qkv.w", { d * 3, d }, o.init or WEIGHT), self:param("qkv.b", { d * 3 }, lib.init.zeros())
+  local weight, bias = parameter(self, "qkv.w", { d * 3, d }, o.init or WEIGHT), parameter(self, "qkv.b", { d * 3 }, lib.init.zeros())
   local q, k, v = op.split(op.matmul(x, weight, { tb = true }) + bias, { parts = 3 })
   local y = op.attention(q, k, v, o.segments, { heads = o.heads, causal = o.causal or false })
-  local out = self:param("out.w", { d, d }, o.out_init or o.init or WEIGHT)
-  return op.matmul(y, out, { tb = true }) + self:param("out.b", { d }, lib.init.zeros())
+  local out = parameter(self, "out.w", { d, d }, o.out_init or o.init or WEIGHT)
+  return op.matmul(y, out, { tb = true }) + parameter(self, "out.b", { d }, lib.init.zeros())
 end)
 
 -- x with each element set to 0 with probability p and the rest scaled by 1/(1-p), in training. p must be a number.

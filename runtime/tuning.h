@@ -1,0 +1,42 @@
+/* What a run chooses by price or by timing, and keeps: R/tuning.json.
+ *
+ * A choice is made once. A resumed run reads what stands there, so that it goes on with the same bits; another run can
+ * be given the file (--tuning=FILE). The one kind so far is the crossover of a phase with two training functions: the
+ * experts per token above which .train.wide is faster than .train.packed.
+ */
+#ifndef MOEC_RUNTIME_TUNING_H
+#define MOEC_RUNTIME_TUNING_H
+
+#include "runtime/program.h"
+
+/* One training function, timed. */
+typedef struct TuningSample {
+  double experts; /* per token, mean of the layers */
+  double seconds; /* the fastest of a few runs of one micro-batch */
+} TuningSample;
+
+typedef struct TuningChoice {
+  const char *phase;
+  double crossover;                /* experts per token */
+  bool measured;                   /* else nothing was timed and it is the plan's, from the cost model */
+  TuningSample packed, thin, wide; /* where measured; thin: packed with half of the tokens dead */
+} TuningChoice;
+
+typedef struct Tuning {
+  TuningChoice *choices; /* one for every phase with two training functions */
+  int count;
+} Tuning;
+
+Tuning tuning_new(const Plan *plan);
+TuningChoice *tuning_find(Tuning *tuning, const char *phase); /* NULL: the phase has one training function */
+/* Takes over the choices of a file; FAIL_USER when it is missing or damaged. */
+void tuning_read(Tuning *tuning, const char *path);
+void tuning_write(const Tuning *tuning, const char *run); /* RUN/tuning.json */
+
+/* Times both training functions of the current phase on the first micro-batch of update number `step`, which changes no
+ * parameter, and takes packed to be a line in the experts per token. False, and the crossover stays, when the times do
+ * not tell where the two cost the same. */
+bool tuning_measure(TuningChoice *choice, Program *program, const TokenFile *file, const DataOrder *order,
+                    int64_t step);
+
+#endif
