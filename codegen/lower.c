@@ -153,17 +153,21 @@ static uint32_t find_loss(const Func *f) {
   return gradients ? loss : NO_INST;
 }
 
-/* FLOPs as the trainer counts them: what every run costs, and what one selected expert-token pair adds. */
+/* FLOPs as the trainer counts them: what every run costs, and what one selected expert-token pair adds, where pairs are
+ * those of all MoE layers (results `load.*`), whether the layer's work is packed here or not. */
 static void count_work(Lower *l) {
   const Func *f = l->func;
   double pairs = 0;
-  int layers = 0;
+  int layers = 0, routes = 0;
+  for (uint32_t i = 0; i < vec_len(f->results); i++)
+    layers += strncmp(f->results[i].label, "load.", 5) == 0;
   for (uint32_t i = 0; i < vec_len(f->insts); i++) {
     double none = flop_rule[f->insts[i].op](f, &f->insts[i], 0).flops;
     l->plan->work += none;
     pairs += flop_rule[f->insts[i].op](f, &f->insts[i], 1).flops - none;
-    layers += f->insts[i].op == OP_route;
+    routes += f->insts[i].op == OP_route;
   }
+  layers = layers ? layers : routes;
   l->plan->work_of_pair = layers ? pairs / layers : 0;
 }
 

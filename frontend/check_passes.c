@@ -12,7 +12,7 @@
 #include "frontend/check.h"
 
 static const double tolerance = 1e-11;
-static const char *const exact_passes[] = {"cse", "dce", "schedule"};
+static const char *const exact_passes[] = {"cse", "dce", "recompute", "schedule"};
 
 /* A function as it stood behind the last pass that touched it. */
 typedef struct Snapshot {

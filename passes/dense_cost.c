@@ -15,6 +15,7 @@
 #include "passes/dense_experts.h"
 
 enum { FLOAT_BYTES = 4 };
+#define SMALLEST_CROSSOVER 0.01
 
 /* Of the CPU target: two cores of x86-64-v4 with oneDNN, f32; products of bf16 are twice as fast. Chosen so that
  * gpt_evomoe at size=demo costs in both forms what it was measured to. Only ratios enter the crossover, and a trainer
@@ -73,6 +74,8 @@ DensePrice dense_price(const DenseLayer *layers) {
     price.wide = cost_add(price.wide, cost_of(wide, speedup * wide_flops), 1);
   }
   price.crossover = (price.wide.microseconds - price.packed_fixed.microseconds) / price.packed_per_token.microseconds;
+  if (price.crossover < SMALLEST_CROSSOVER) /* wide is cheaper at any density; 0 would mean that there is one version */
+    price.crossover = SMALLEST_CROSSOVER;
   return price;
 }
 

@@ -132,9 +132,12 @@ static void print_decision(const Ledger *ledger, const uint32_t *alike, FILE *ou
     fprintf(out, "  %s:%d", d->site.loc.file, d->site.loc.line);
   if (count > 1)
     fprintf(out, "  (%u alike)", count);
-  fprintf(out, "\n  values:   ");
-  print_values(d, out);
-  fprintf(out, "%s\n  chosen:   %s", count > 1 ? " and alike" : "", d->chosen);
+  if (vec_len(d->site.values) > 0) {
+    fprintf(out, "\n  values:   ");
+    print_values(d, out);
+    fprintf(out, "%s", count > 1 ? " and alike" : "");
+  }
+  fprintf(out, "\n  chosen:   %s", d->chosen);
   print_cost(out, d->cost);
   fprintf(out, "\n  reason:   %s\n", d->reason);
   for (uint32_t i = 0; i < vec_len(d->alternatives); i++) {

@@ -25,7 +25,7 @@ typedef struct Site {
   const char *pass;
   const char *function;
   Loc loc;             /* the Lua line it is about */
-  const char **values; /* arena vector of value names, without % */
+  const char **values; /* arena vector of value names, without %; none: the whole function */
 } Site;
 
 typedef struct Decision {

@@ -1,12 +1,14 @@
 /* Sums of the packed rows of each group, over off[e]..off[e+1]; an empty group gives 0.
  *
  * A task is a group and a slice of columns. It adds rows in blocks and blocks to the total: thousands of rows summed
- * one by one would lose digits. */
+ * one by one would lose digits. Slices are wide, because memory is read in runs of their width, and narrower where
+ * there are fewer tasks than threads want; the order of a column's sum is the same in any slice. */
+#include <omp.h>
 #include <string.h>
 
 #include "runtime/cpu/cpu.h"
 
-enum { COLUMNS = 64, BLOCK = 128 };
+enum { COLUMNS = 512, FEWEST_COLUMNS = 32, BLOCK = 128 };
 
 static void add_rows(float *sum, const CpuSegmentSum *s, int64_t begin, int64_t end, int64_t column, int64_t columns) {
   for (int64_t r = begin; r < end; r++) {
@@ -37,10 +39,13 @@ static void sum_slice(const CpuSegmentSum *s, int64_t group, int64_t column, int
 }
 
 void cpu_segment_sum(const CpuSegmentSum *s) {
-  int64_t parts = (s->n + COLUMNS - 1) / COLUMNS;
+  int64_t width = COLUMNS, wanted = 4 * (int64_t)omp_get_max_threads();
+  while (width > FEWEST_COLUMNS && s->groups * ((s->n + width - 1) / width) < wanted)
+    width /= 2;
+  int64_t parts = (s->n + width - 1) / width;
 #pragma omp parallel for schedule(dynamic, 1)
   for (int64_t task = 0; task < s->groups * parts; task++) {
-    int64_t column = task % parts * COLUMNS;
-    sum_slice(s, task / parts, column, column + COLUMNS < s->n ? COLUMNS : s->n - column);
+    int64_t column = task % parts * width;
+    sum_slice(s, task / parts, column, column + width < s->n ? width : s->n - column);
   }
 }

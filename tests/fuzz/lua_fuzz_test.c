@@ -5,6 +5,7 @@
  *
  *   lua_fuzz_test [CASES [SEED [FIRST]]] runs other cases than the test does; case N of a seed is the same in every run
  */
+#define _GNU_SOURCE 1 /* memfd_create */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
