@@ -8,7 +8,7 @@
 #include "runtime/evaluate.h"
 #include "runtime/log.h"
 
-enum { ROUNDS = 4 }; /* the first warms up */
+enum { ROUNDS = 6 }; /* the first warms up */
 
 Tuning tuning_new(const Plan *plan) {
   Tuning tuning = {runtime_allocate((size_t)plan->phase_count, sizeof(TuningChoice)), 0};

@@ -10,6 +10,12 @@ import sys
 SKIP = 2  # steps at the start of a run that are not counted: pages are touched, the version is chosen
 
 
+def measured_environment(**more):
+    """The environment of a program that takes times; what CPU_TIME=1 preloads is for these alone."""
+    preload = os.environ.get("MOEC_BENCH_PRELOAD")
+    return dict(os.environ, **more, **({"LD_PRELOAD": preload} if preload else {}))
+
+
 class Workplace:
     """A directory for data, trainers and runs below the build directory."""
 
@@ -50,7 +56,7 @@ class Workplace:
         shutil.rmtree(run, ignore_errors=True)
         done = subprocess.run([trainer, "train", "--data", self.path("data"), "--out", run, "--steps",
                                str(SKIP + steps), "--eval-every=0", "--checkpoint-every=0", "--profile"],
-                              capture_output=True, text=True)
+                              capture_output=True, text=True, env=measured_environment())
         if done.returncode:
             sys.exit(f"{trainer}: {done.stderr}")
         with open(os.path.join(run, "metrics.jsonl")) as f:

@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 
-from bench import Workplace, spread
+from bench import Workplace, measured_environment, spread
 
 # Each trainer starts in the phase it measures.
 PHASES = {
@@ -60,7 +60,7 @@ class Bench:
 
     def start_peer(self):
         # glibc gives large blocks back at once and PyTorch would touch fresh pages at every step: keep them.
-        environment = dict(os.environ, MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="100000000000")
+        environment = measured_environment(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="100000000000")
         self.peer = subprocess.Popen([self.a.python, "tests/bench/peer_torch_cpu.py"], stdin=subprocess.PIPE,
                                      stdout=subprocess.PIPE, stderr=open(self.place.path("peer.log"), "w"), text=True,
                                      env=environment)
@@ -91,7 +91,7 @@ class Bench:
 
     def run_peak(self):
         out = subprocess.run([os.path.join(self.a.build, "tests", "products_test"), "--bench"], capture_output=True,
-                             text=True, check=True).stdout
+                             text=True, check=True, env=measured_environment()).stdout
         for precision, rate in re.findall(r"^gemm (\w+)>.*: ([0-9.]+) GFLOP/s$", out, re.M):
             self.peak.setdefault(precision, []).append(float(rate))
 

@@ -3,12 +3,10 @@
 # and beside oneDNN's own GEMM rate: all in one run, in turns, so that noise hits all alike. docs/performance.md has the
 # numbers. Arguments are those of cpu.py (--rounds 5 --steps 5 --phases shared,dense,sparse,top1 --precisions f32,bf16).
 #   PYTHON=...   a Python that has torch; otherwise a virtual environment is made in build/ with pip install torch numpy
-#   BUILD=...    the build directory (default: build)
+#   BUILD, OMP_NUM_THREADS, CPU_TIME: see setup.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-build=$(realpath -m "${BUILD:-build}")
-cmake -G Ninja -S . -B "$build" >/dev/null
-cmake --build "$build" --target moec products_test >/dev/null
+. tests/bench/setup.sh
 if [ -z "${PYTHON:-}" ]; then
   PYTHON=$build/bench/venv/bin/python
   if [ ! -x "$PYTHON" ]; then
@@ -16,5 +14,4 @@ if [ -z "${PYTHON:-}" ]; then
     "$build/bench/venv/bin/pip" install --quiet torch numpy
   fi
 fi
-export OMP_WAIT_POLICY=passive OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(nproc)}"
 exec python3 tests/bench/cpu.py --build "$build" --python "$PYTHON" "$@"
