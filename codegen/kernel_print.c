@@ -285,8 +285,14 @@ static const char *convert_load(Printer *p, DType dtype, const char *element) {
   return dtype == DTYPE_BF16 ? arena_print(p->arena, "moec_from_bf16(%s)", element) : element;
 }
 
-static const char *convert_store(Printer *p, DType dtype, const char *value) {
-  return dtype == DTYPE_BF16 ? arena_print(p->arena, "moec_to_bf16(%s)", value) : value;
+/* What is stored of an output's node. What was cast to bf16, or loaded as such, is not rounded again. */
+static const char *convert_store(Printer *p, const BodyOutput *o) {
+  const Node *n = print_node(p, o->node);
+  const char *value = reference(p, o->node);
+  if (p->body->operands[o->operand].dtype != DTYPE_BF16)
+    return value;
+  bool rounded = n->kind == NODE_LOAD || (n->kind == NODE_MATH && n->op == OP_cast);
+  return arena_print(p->arena, "%s(%s)", rounded ? "moec_bf16_bits" : "moec_to_bf16", value);
 }
 
 /* ---------------------------------------------------------------- statements */
@@ -381,10 +387,9 @@ static void print_scalars(Printer *p, int level) {
       print_line(p, "%s += %s;", p->sum[i], reference(p, n->input[0]));
       continue;
     }
-    DType dtype = p->body->operands[o->operand].dtype;
     const char *index = p->body->one_row ? "" : offset_text(p, "r", o->ld);
     print_line(p, "%s%s[%s] = %s;", p->words.one_thread, p->operand[o->operand], index[0] ? index + 3 : "0",
-               convert_store(p, dtype, reference(p, o->node)));
+               convert_store(p, o));
   }
 }
 
@@ -414,8 +419,7 @@ static void print_stores(Printer *p, int level, int64_t columns) {
     if (n->kind == NODE_COLUMN_SUM)
       print_line(p, "%s[c] += %s;", p->sum[i], reference(p, n->input[0]));
     else if (p->plan->root[o->node])
-      print_line(p, "%s[c] = %s;", p->out_row[i],
-                 convert_store(p, p->body->operands[o->operand].dtype, reference(p, o->node)));
+      print_line(p, "%s[c] = %s;", p->out_row[i], convert_store(p, o));
   }
 }
 

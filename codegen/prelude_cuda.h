@@ -27,6 +27,11 @@ MOEC_INLINE uint16_t moec_to_bf16(float x) {
   return (uint16_t)(x == x ? rounded : (bits >> 16) | 0x40u);
 }
 
+/* Of a number that is one of bf16. */
+MOEC_INLINE uint16_t moec_bf16_bits(float x) {
+  return (uint16_t)(__float_as_uint(x) >> 16);
+}
+
 MOEC_INLINE float moec_round_bf16(float x) {
   return moec_from_bf16(moec_to_bf16(x));
 }

@@ -48,12 +48,13 @@ static void limit_hook(lua_State *lua, lua_Debug *debug) {
   if (s->instructions > (int64_t)SCRIPT_MILLION_INSTRUCTIONS * 1000000)
     ir_fail(script_here(lua), "the script ran more than %d million instructions: does a loop never end?",
             SCRIPT_MILLION_INSTRUCTIONS);
-  if (arena_held(s->arena) > (size_t)SCRIPT_IR_MEGABYTES << 20)
+  if (arena_held(s->arena) - s->held_before > (size_t)SCRIPT_IR_MEGABYTES << 20)
     ir_fail(script_here(lua), "the model's IR needs more than %d megabytes: are there too many layers?",
             SCRIPT_IR_MEGABYTES);
 }
 
 lua_State *script_open(ScriptState *s) {
+  s->held_before = arena_held(s->arena);
   s->lua = lua_newstate(limited_alloc, s);
   if (!s->lua)
     return NULL;

@@ -24,6 +24,7 @@ typedef struct ScriptState {
   Func *func; /* being built, or NULL */
   int line;   /* of the script, that ran last: where a tail call has removed the frame */
   size_t memory;
+  size_t held_before; /* by the arena, when the script began */
   int64_t instructions;
   const char *message; /* of the error under way, complete with its place */
   struct {

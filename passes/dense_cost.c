@@ -17,9 +17,9 @@
 enum { FLOAT_BYTES = 4 };
 #define SMALLEST_CROSSOVER 0.01
 
-/* Of the CPU target: two cores of x86-64-v4 with oneDNN, f32; products of bf16 are twice as fast. Chosen so that
- * gpt_evomoe at size=demo costs in both forms what it was measured to. Only ratios enter the crossover, and a trainer
- * started with --tune measures that on its own machine. */
+/* Of the CPU target: two cores of x86-64-v4 with oneDNN, f32; products of bf16 are taken to be twice as fast. Fitted to
+ * the CPU time of a step of gpt_evomoe at size=demo, on one thread, packed with 1 and with 8 experts per token and
+ * wide. Only ratios enter the crossover; `TRAINER train --tune` measures it on the machine that trains. */
 static const double wide_flops = 440e9, packed_flops = 415e9; /* per second, in plain and in grouped products */
 static const double memory_bytes = 40e9;                      /* per second */
 static const double start_seconds = 3e-6;                     /* of every product that is started */

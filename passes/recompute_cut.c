@@ -80,7 +80,7 @@ static double weight_of(Op op) {
   case OP_rsqrt:
     return 4;
   case OP_uniform: /* ten rounds of Philox */
-    return 60;
+    return 150;
   default:
     return 1;
   }

@@ -12,8 +12,8 @@ static float element(CpuMatrix m, PlanType type, int64_t r, int64_t c) {
   return type == PLAN_BF16 ? cpu_from_bf16(((uint16_t *)m.data)[r * m.ld + c]) : ((float *)m.data)[r * m.ld + c];
 }
 
-static CpuMatrix random_matrix(int64_t rows, int64_t columns, PlanType type) {
-  CpuMatrix m = {NULL, columns + random_between(0, 7)};
+static CpuMatrix random_matrix_of(int64_t rows, int64_t columns, int64_t ld, PlanType type) {
+  CpuMatrix m = {NULL, ld};
   m.data = test_memory(rows * m.ld * 4 + 64);
   for (int64_t r = 0; r < rows; r++)
     for (int64_t c = 0; c < columns; c++)
@@ -28,6 +28,10 @@ static void close_to(float found, double expected, int64_t depth, PlanType ctype
   double tolerance = ctype == PLAN_BF16 ? 1e-2 : 2e-6;
   CHECK(fabs(found - expected) <= tolerance * (fabs(expected) + sqrt((double)depth) + 1), "%s: %.8g, expected %.8g",
         what, found, expected);
+}
+
+static CpuMatrix random_matrix(int64_t rows, int64_t columns, PlanType type) {
+  return random_matrix_of(rows, columns, columns + random_between(0, 7), type);
 }
 
 /* Compares c with op(a) op(b) + beta * before. */
@@ -52,7 +56,9 @@ static void check_gemm(int round) {
                .ragged = random_bits() & 1};
   g.type = with_bf16 && round % 2 ? PLAN_BF16 : PLAN_F32;
   g.ctype = g.type == PLAN_BF16 && round % 4 == 1 ? PLAN_BF16 : PLAN_F32;
-  g.a = random_matrix(g.ta ? g.k : g.m, g.ta ? g.m : g.k, g.type);
+  int64_t rows = g.ta ? g.k : g.m, columns = g.ta ? g.m : g.k;
+  /* Rows a multiple of 4 KB apart go another way. */
+  g.a = round % 4 == 0 ? random_matrix_of(rows, columns, 1024, g.type) : random_matrix(rows, columns, g.type);
   g.b = random_matrix(g.tb ? g.n : g.k, g.tb ? g.k : g.n, g.type);
   g.c = random_matrix(g.m, g.n, g.ctype);
   float *before = test_memory(g.m * g.n * 4);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds everything again with address and undefined-behaviour sanitizers and runs what exercises the most code: the C
-# tests, fewer mutations in the fuzzers, a tiny model from script to sampled text. Kernels that a trainer carries are
+# tests, every error path, fewer mutations in the fuzzers, a tiny model from text to sampled text. Kernels that a trainer carries are
 # compiled without sanitizers, oneDNN is what the machine has.
 #   run.sh BUILD    BUILD is made
 set -euo pipefail
@@ -19,9 +19,10 @@ section "build"
 cmake -G Ninja -S "$root" -B "$build" -DMOEC_SANITIZE=ON >/dev/null
 cmake --build "$build" | tail -1
 
-section "C tests"
-ctest --test-dir "$build" --output-on-failure -j 2 \
-  -R '_test$' -E 'kernels_test|prelude_test|nvrtc_test|cuda_models_test|_fuzz_test'
+section "tests"
+ctest --test-dir "$build" --output-on-failure --progress -j 2 \
+  -R '_test$|^lit-(ir|passes|lua|cli)$|^runtime_app-run$|^e2e-errors$' \
+  -E 'kernels_test|prelude_test|nvrtc_test|cuda_models_test|_fuzz_test' # tests of emitted text, and of many mutations
 (cd "$build/tests" && ./parse_fuzz_test 3000 && ./lua_fuzz_test 500)
 
 section "the compiler's commands"
