@@ -9,8 +9,10 @@
  *
  * Policies (option policy):
  *   none    everything the backward part reads is kept
- *   cheap   row ops run again (elementwise, row reductions, gathers, dropout masks) where the bytes they free are worth
- *           the time: of a GELU only its operand is kept, of a layer norm its operand and two numbers per row
+ *   cheap   row ops run again (elementwise, row reductions, gathers) where the bytes they free are worth the time: of a
+ *           GELU only its operand is kept, of a layer norm its operand and two numbers per row. The default: measured,
+ *           it takes no longer than keeping everything. Dropout masks may run again too, but on the CPU ten rounds of
+ *           Philox are dearer than the mask's memory
  *   layer   of a layer its input, decisions and attention are kept; products run again too
  * Option prices overrides the price of single functions, as the search for --memory does: "NAME=BYTES,...", the bytes
  * that a microsecond of running again must free; with it, products may run again, and of equal layers the first ones,

@@ -79,7 +79,10 @@ class Bench:
         if phase in ("dense", "sparse"):
             forms += ["batched eager", "batched compiled"]
         rates = {form: self.ask_peer(phase, precision, form, 3)["tokens_per_s"] for form in forms}
-        self.form[phase, precision] = max(rates, key=rates.get)
+        best = self.form[phase, precision] = max(rates, key=rates.get)
+        for form in forms:
+            if form != best:
+                self.peer.stdin.write(f"drop {phase} {precision} {form}\n")
         print(f"peer {phase} {precision}: " + ", ".join(f"{form} {rate:.0f}" for form, rate in rates.items()) + " tokens/s",
               flush=True)
 

@@ -9,7 +9,8 @@ scaled_dot_product_attention, the optimizer the fused AdamW.
 
 Serves: a line "PHASE PRECISION FORM MODE WARMUP STEPS" on standard input (shared|dense|sparse|top1, f32|bf16,
 loop|batched, eager|compiled) is answered by one JSON object on standard output: the median tokens/s of STEPS steps behind
-WARMUP steps that are not counted. Models are made at first use and kept."""
+WARMUP steps that are not counted. A model is made at first use and kept until a line "drop PHASE PRECISION FORM MODE"."""
+import gc
 import json
 import statistics
 import sys
@@ -145,7 +146,12 @@ def main():
     made = {}
     print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads()}), flush=True)
     for line in sys.stdin:
-        *key, warmup, steps = line.split()
+        words = line.split()
+        if words[0] == "drop":
+            del made[tuple(words[1:])]
+            gc.collect()
+            continue
+        *key, warmup, steps = words
         key = tuple(key)
         if key not in made:
             made[key] = Trainer(*key)

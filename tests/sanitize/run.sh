@@ -20,7 +20,7 @@ cmake -G Ninja -S "$root" -B "$build" -DMOEC_SANITIZE=ON >/dev/null
 cmake --build "$build" | tail -1
 
 section "tests"
-ctest --test-dir "$build" --output-on-failure --progress -j 2 \
+ctest --test-dir "$build" --output-on-failure -j 2 \
   -R '_test$|^lit-(ir|passes|lua|cli)$|^runtime_app-run$|^e2e-errors$' \
   -E 'kernels_test|prelude_test|nvrtc_test|cuda_models_test|_fuzz_test' # tests of emitted text, and of many mutations
 (cd "$build/tests" && ./parse_fuzz_test 3000 && ./lua_fuzz_test 500)
