@@ -6,6 +6,8 @@
 -- RUN: not %moec ir %s -D case=6 2>&1 | FileCheck %s --check-prefix=MODULE
 -- RUN: not %moec ir %s -D case=7 2>&1 | FileCheck %s --check-prefix=RESULT
 -- RUN: not %moec ir %s -D case=8 2>&1 | FileCheck %s --check-prefix=NAME
+-- RUN: not %moec ir %s -D case=9 2>&1 | FileCheck %s --check-prefix=RECORD
+-- RUN: not %moec ir %s -D case=10 2>&1 | FileCheck %s --check-prefix=STEP
 local moec = require "moec"
 local nn, op = moec.nn, moec.op
 local c = moec.config { case = 0, batch = 2, seq = 8 }
@@ -21,6 +23,8 @@ local cases = {
   function(x) return nn.atention(x) end, -- MODULE: error_option.lua:[[@LINE]]: moec.nn has no `atention`, the nearest is `attention`
   function(x) return op.reshape(x, { 2, 8, 16 }) end, -- RESULT: error_option.lua:{{[0-9]+}}: the result of forward is f32[2,8,16], expected scores of every token, f32[16,vocabulary]
   function(x) return moec.param("a b", { 3 }, moec.init.zeros()) + x end, -- NAME: error_option.lua:[[@LINE]]: moec.param: found "a b", expected a name
+  function(x) return moec.gate.switch {}(x, {}) end, -- RECORD: error_option.lua:[[@LINE]]: gate.switch: the second argument: found a table, expected what nn.moe gives
+  function() return moec.schedule.linear(1, 0, 3) "a" end, -- STEP: error_option.lua:[[@LINE]]: the step of a schedule: found "a", expected a number
 }
 return moec.model {
   name = "m", task = "lm", config = c, steps = 10, optimizer = moec.optim.adam { lr = 1e-3 },

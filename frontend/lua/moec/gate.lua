@@ -9,11 +9,18 @@ lib.gate = gate
 lib.moec.gate = lib.strict(gate, "moec.gate")
 
 local Gate = {}
-Gate.__index = Gate
 Gate.__metatable = false
 
+local function check_record(what, g)
+  lib.check_type(what, g, "gate_record")
+end
+
 function Gate:__call(x, g)
-  return self:apply(x, g)
+  local what = "gate." .. self.name
+  context.get(what)
+  lib.need_rows(what, x)
+  check_record(what .. ": the second argument", g)
+  return self.apply(self, x, g)
 end
 
 local function make(name, options, apply, extra)
@@ -42,18 +49,11 @@ function gate.balance(p, mask, g)
   local c = context.get("gate.balance")
   lib.check_type("gate.balance: p", p, "tensor")
   lib.check_type("gate.balance: the mask", mask, "tensor")
-  if type(g) ~= "table" or g.experts == nil then
-    lib.fail("gate.balance: found %s as third argument, expected the gate's g", lib.describe(g))
-  end
+  check_record("gate.balance: the third argument", g)
   local f = op.stop(op.sum(mask * c.live_column(), 0)) / c.live_count()
   local mean = op.sum(live_rows(p), 0) / c.live_count()
   return op.sum(f * mean, -1) * g.experts
 end
-
-local function no_hard(self)
-  lib.fail("gate.%s selects a fixed number of experts and has no hard form", self.name)
-end
-Gate.hard = no_hard
 
 -- ---------------------------------------------------------------- Dense-to-Sparse (EvoMoE)
 
@@ -222,5 +222,8 @@ function lib.hard_gate(given)
   if type(given) == "function" then
     lib.fail("a gate written as a function has no hard form: write the phases out and give the last one its own gate")
   end
-  return given:hard()
+  if not given.hard then
+    lib.fail("gate.%s selects a fixed number of experts and has no hard form", given.name)
+  end
+  return given.hard()
 end

@@ -18,6 +18,7 @@ local moe_options = {
 -- What a gate sees beside x.
 local function gate_record(c, options, experts, expert_dim)
   return {
+    kind = "gate_record",
     experts = experts,
     expert_dim = expert_dim,
     ids = options.ids,

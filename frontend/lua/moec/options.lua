@@ -96,6 +96,7 @@ local article = {
   init = "an initialisation (moec.init)",
   optimizer = "an optimizer (moec.optim)",
   enter = "a transition (moec.phase)",
+  gate_record = "what nn.moe gives a gate beside x",
 }
 
 function lib.check_type(what, value, kind)

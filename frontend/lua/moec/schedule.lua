@@ -13,6 +13,14 @@ local function span(what, from, to, steps)
   lib.at_least(what .. ": the number of steps", steps, 1)
 end
 
+-- A schedule is a plain function, which a script may call, too.
+local function by_step(value)
+  return function(step)
+    lib.check_type("the step of a schedule", step, "number")
+    return value(step)
+  end
+end
+
 function schedule.constant(value)
   lib.check_type("schedule.constant", value, "number")
   return function()
@@ -23,9 +31,9 @@ end
 -- From `from` at step 0 to `to` at step `steps`, in equal steps; `to` after that.
 function schedule.linear(from, to, steps)
   span("schedule.linear", from, to, steps)
-  return function(step)
+  return by_step(function(step)
     return step >= steps and to or from + (to - from) * (step / steps)
-  end
+  end)
 end
 
 -- The same in equal factors: from * (to/from)^(step/steps).
@@ -34,21 +42,21 @@ function schedule.exponential(from, to, steps)
   if not (from > 0 and to > 0) then
     lib.fail("schedule.exponential: from %s to %s, expected positive values", tostring(from), tostring(to))
   end
-  return function(step)
+  return by_step(function(step)
     return step >= steps and to or from * (to / from) ^ (step / steps)
-  end
+  end)
 end
 
 -- ---------------------------------------------------------------- learning rates
 
 -- Warm-up: the update number (from 1) over the warm-up, times the peak; then decay(steps since the warm-up).
 local function warmed(o, decay)
-  return function(step)
+  return by_step(function(step)
     if step < o.warmup then
       return o.peak * (step + 1) / o.warmup
     end
     return decay(step - o.warmup)
-  end
+  end)
 end
 
 local function decaying(what, given, shape)
