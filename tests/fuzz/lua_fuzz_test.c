@@ -93,8 +93,8 @@ static const char *judge(int status, const char *message) {
 }
 
 typedef struct Tally {
-  uint32_t taken, failures;
-  double slowest;
+  uint32_t taken, failures, slowest;
+  double seconds; /* of the slowest */
 } Tally;
 
 static double seconds_of(const struct rusage *usage) {
@@ -137,7 +137,10 @@ static void run_case(uint64_t seed, uint32_t number, Tally *tally) {
     show_failure(&script, number, what, seconds, message);
   tally->failures += what != NULL;
   tally->taken += WIFEXITED(status) && WEXITSTATUS(status) == 0;
-  tally->slowest = seconds > tally->slowest ? seconds : tally->slowest;
+  if (seconds > tally->seconds) {
+    tally->seconds = seconds;
+    tally->slowest = number;
+  }
   arena_free(arena);
 }
 
@@ -157,6 +160,7 @@ int main(int argc, char **argv) {
   uint32_t done = 0;
   for (; done < cases && tally.failures < MOST_FAILURES; done++)
     run_case(seed, first + done, &tally);
-  printf("%u scripts, %u taken, %u failures, the slowest %.1f s\n", done, tally.taken, tally.failures, tally.slowest);
+  printf("%u scripts, %u taken, %u failures, the slowest is case %u with %.1f s\n", done, tally.taken, tally.failures,
+         tally.slowest, tally.seconds);
   return tally.failures != 0;
 }
