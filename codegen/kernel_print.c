@@ -218,11 +218,21 @@ static const char *cast_text(DType from, DType to) {
   return from == DTYPE_I32 ? "(float)$0" : "$0";
 }
 
+/* Whether a select of vectors goes by a condition of the whole row: the row's mask is made once, ahead of the loops. */
+static bool is_choice_of_row(const Printer *p, const Node *n) {
+  if (n->kind != NODE_MATH || n->op != OP_select || n->dtype == DTYPE_I32 || !node_is_vector(n))
+    return false;
+  const Node *condition = print_node(p, n->input[0]);
+  return !node_is_vector(condition) && condition->kind != NODE_CONST && condition->kind != NODE_ROW;
+}
+
 static const char *math_format(const Printer *p, const Node *n) {
   DType from = print_node(p, n->input[0])->dtype;
   const char *text = math_text[n->op];
   if (n->op == OP_cast)
     text = cast_text(from, n->dtype);
+  else if (is_choice_of_row(p, n))
+    text = "moec_choose($0_mask, $1, $2)";
   else if (n->op == OP_div && n->dtype == DTYPE_I32)
     text = "moec_floor_div($0, $1)";
   else if (n->op == OP_abs && n->dtype == DTYPE_I32)
@@ -335,6 +345,15 @@ static void print_scalar(Printer *p, uint32_t i) {
   }
 }
 
+/* The mask of a row scalar that vectors are selected by. */
+static void print_mask(Printer *p, uint32_t scalar) {
+  for (uint32_t i = scalar + 1; i < vec_len(p->body->nodes); i++)
+    if (is_choice_of_row(p, print_node(p, i)) && print_node(p, i)->input[0] == scalar) {
+      print_line(p, "const int32_t %s_mask = %s != 0.0f ? -1 : 0;", p->node[scalar], p->node[scalar]);
+      return;
+    }
+}
+
 /* One element of a vector in a loop over columns of the given level. */
 static void print_element(Printer *p, uint32_t i, int level) {
   const Node *n = print_node(p, i);
@@ -375,8 +394,10 @@ static void print_scalars(Printer *p, int level) {
   for (uint32_t i = 0; i < vec_len(p->body->nodes); i++) {
     const Node *n = print_node(p, i);
     bool pointer = n->kind == NODE_LOAD && node_is_vector(n);
-    if (!n->context && p->plan->level[i] == level && (pointer || !node_is_vector(n)))
+    if (!n->context && p->plan->level[i] == level && (pointer || !node_is_vector(n))) {
       print_scalar(p, i);
+      print_mask(p, i);
+    }
   }
   for (uint32_t i = 0; i < vec_len(p->body->outputs); i++) {
     const BodyOutput *o = &p->body->outputs[i];
@@ -485,8 +506,10 @@ static void close_block(Printer *p) {
 static void print_context_scalars(Printer *p, uint32_t slots) {
   for (uint32_t i = 0; i < vec_len(p->body->nodes); i++) {
     const Node *n = print_node(p, i);
-    if (n->context == slots + 1 && (!node_is_vector(n) || n->kind == NODE_LOAD))
+    if (n->context == slots + 1 && (!node_is_vector(n) || n->kind == NODE_LOAD)) {
       print_scalar(p, i);
+      print_mask(p, i);
+    }
   }
 }
 

@@ -65,6 +65,11 @@ MOEC_INLINE float moec_rsqrt(float x) {
   return 1.0f / __builtin_sqrtf(x);
 }
 
+/* a where all bits of `mask` are set, b where none is: a row's choice, made once, serves every lane. */
+MOEC_INLINE float moec_choose(int32_t mask, float a, float b) {
+  return moec_float((moec_bits(a) & (uint32_t)mask) | (moec_bits(b) & ~(uint32_t)mask));
+}
+
 /* Division of integers, rounded down. */
 MOEC_INLINE int32_t moec_floor_div(int32_t a, int32_t b) {
   const int32_t quotient = a / b;
@@ -103,18 +108,23 @@ MOEC_INLINE float moec_exp(float x) {
   return p * moec_power_of_two(half) * moec_power_of_two(n - half);
 }
 
-MOEC_INLINE float moec_expm1(float x) {
-  float clamped = x > 89.0f ? 89.0f : x;
-  clamped = clamped < -18.0f ? -18.0f : clamped;
-  int32_t n;
-  const float f = moec_exp_reduce(clamped, &n);
+/* e^f - 1 for |f| <= ln 2 / 2 */
+MOEC_INLINE float moec_expm1_reduced(float f) {
   float p = 1.98423862e-4f;
   p = moec_fma(p, f, 1.39304171e-3f);
   p = moec_fma(p, f, 8.33333358e-3f);
   p = moec_fma(p, f, 4.16664295e-2f);
   p = moec_fma(p, f, 1.66666660e-1f);
   p = moec_fma(p, f, 5.0e-1f);
-  p = moec_fma(p * f, f, f); /* e^f - 1 */
+  return moec_fma(p * f, f, f);
+}
+
+MOEC_INLINE float moec_expm1(float x) {
+  float clamped = x > 89.0f ? 89.0f : x;
+  clamped = clamped < -18.0f ? -18.0f : clamped;
+  int32_t n;
+  const float f = moec_exp_reduce(clamped, &n);
+  const float p = moec_expm1_reduced(f);
   /* 2^n (p + 1) - 1 with the scale halved, so that n = 128 does not overflow before its time */
   const float scale = moec_power_of_two((int32_t)((uint32_t)n - 1u));
   const float result = 2.0f * moec_fma(scale, p, scale - 0.5f);
@@ -157,7 +167,10 @@ MOEC_INLINE float moec_log1p(float x) {
 MOEC_INLINE float moec_tanh(float x) {
   const float magnitude = __builtin_fabsf(x);
   const float bounded = magnitude > 10.0f ? 10.0f : magnitude;
-  const float e = moec_expm1(2.0f * bounded);
+  int32_t n; /* in [0, 29]: no scale overflows, and at 0 the next line gives the reduced value itself */
+  const float p = moec_expm1_reduced(moec_exp_reduce(2.0f * bounded, &n));
+  const float scale = moec_power_of_two(n);
+  const float e = moec_fma(scale, p, scale - 1.0f); /* e^2|x| - 1 */
   return __builtin_copysignf(e / (e + 2.0f), x);
 }
 

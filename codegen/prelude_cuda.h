@@ -72,6 +72,11 @@ MOEC_INLINE float moec_cos(float x) {
   return cosf(x);
 }
 
+/* a where all bits of `mask` are set, b where none is. */
+MOEC_INLINE float moec_choose(int32_t mask, float a, float b) {
+  return mask ? a : b;
+}
+
 /* Division of integers, rounded down. */
 MOEC_INLINE int32_t moec_floor_div(int32_t a, int32_t b) {
   const int32_t quotient = a / b;
