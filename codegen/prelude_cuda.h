@@ -1,16 +1,9 @@
 /* What every emitted CUDA kernel may call: the same names as prelude_cpu.h. Printed at the head of the CUDA source and
- * compiled by NVRTC, so it includes nothing.
+ * compiled by NVRTC behind device_cuda.h, so it includes nothing.
  *
  * A row belongs to a team of TEAM threads: a warp, or a whole block when TEAM is larger. Functions with a TEAM are
  * called by all threads of the team together; `lane` is the thread's number in it.
  */
-typedef unsigned short uint16_t;
-typedef int int32_t;
-typedef unsigned int uint32_t;
-typedef long long int64_t;
-typedef unsigned long long uint64_t;
-
-#define MOEC_INLINE static __device__ __forceinline__
 #define MOEC_INFINITY __int_as_float(0x7f800000)
 #define MOEC_NAN __int_as_float(0x7fffffff)
 
