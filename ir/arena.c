@@ -93,7 +93,7 @@ char *arena_copy(Arena *a, const char *text, size_t length) {
   return copy;
 }
 
-static uint32_t hash_text(const char *text) {
+uint32_t text_hash(const char *text) {
   uint32_t hash = 2166136261u;
   for (; *text; text++)
     hash = (hash ^ (unsigned char)*text) * 16777619u;
@@ -102,7 +102,7 @@ static uint32_t hash_text(const char *text) {
 
 /* The slot that holds `text`, or the empty one where it belongs. */
 static const char **intern_slot(const Arena *a, const char *text) {
-  uint32_t i = hash_text(text) & (a->intern_slots - 1);
+  uint32_t i = text_hash(text) & (a->intern_slots - 1);
   while (a->intern[i] && strcmp(a->intern[i], text) != 0)
     i = (i + 1) & (a->intern_slots - 1);
   return &a->intern[i];

@@ -19,6 +19,7 @@ size_t arena_held(const Arena *a);        /* taken from the system so far */
 char *arena_print(Arena *a, const char *format, ...) __attribute__((format(printf, 2, 3)));
 char *arena_copy(Arena *a, const char *text, size_t length);
 const char *arena_intern(Arena *a, const char *text); /* equal texts give the same pointer */
+uint32_t text_hash(const char *text);
 
 typedef struct VecHeader {
   uint32_t length, capacity;

@@ -29,15 +29,8 @@ typedef struct NameIndex {
 
 enum { FIRST_ENTRIES = 64 };
 
-static uint32_t hash_text(const char *text) {
-  uint32_t hash = 2166136261u;
-  for (; *text; text++)
-    hash = (hash ^ (unsigned char)*text) * 16777619u;
-  return hash;
-}
-
 static NameEntry *entry_find(const NameIndex *index, const char *key) {
-  uint32_t i = hash_text(key) & (index->capacity - 1);
+  uint32_t i = text_hash(key) & (index->capacity - 1);
   while (index->entries[i].key && strcmp(index->entries[i].key, key) != 0)
     i = (i + 1) & (index->capacity - 1);
   return &index->entries[i];
@@ -62,7 +55,7 @@ static void entry_set(Arena *arena, NameIndex *index, const char *key, ValueId v
 }
 
 char *parameter_text(const Func *f, const Table *table, const char *name, ParamSlot slot) {
-  static const char *const slot_text[] = {"", "!m", "!v"};
+  static const char *const slot_text[SLOT_COUNT] = {"", "!m", "!v", "!next"};
   if (table == f->table)
     return arena_print(f->module->arena, "@%s%s", name, slot_text[slot]);
   return arena_print(f->module->arena, "@%s::%s%s", table->name, name, slot_text[slot]);

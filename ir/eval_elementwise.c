@@ -79,6 +79,10 @@ void eval_tanh(Evaluation *run, const Inst *inst) {
   map_float(run, inst, tanh);
 }
 
+void eval_erf(Evaluation *run, const Inst *inst) {
+  map_float(run, inst, erf);
+}
+
 void eval_sigmoid(Evaluation *run, const Inst *inst) {
   map_float(run, inst, logistic);
 }

@@ -200,6 +200,14 @@ static void gradient_tanh(Gradients *g, const Inst *inst) {
   give(g, inst, 0, op2(g, inst, OP_mul, gradient_of(g, inst), slope));
 }
 
+/* dy * 2/sqrt(pi) * e^(-x^2) */
+static void gradient_erf(Gradients *g, const Inst *inst) {
+  const ValueId x = inst->input[0];
+  const ValueId density = op1(g, inst, OP_exp, op1(g, inst, OP_neg, op2(g, inst, OP_mul, x, x)));
+  const ValueId slope = op2(g, inst, OP_mul, density, constant(g, inst, 1.1283791670955126));
+  give(g, inst, 0, op2(g, inst, OP_mul, gradient_of(g, inst), slope));
+}
+
 /* dy * y * (1 - y) */
 static void gradient_sigmoid(Gradients *g, const Inst *inst) {
   const ValueId y = inst->output[0];

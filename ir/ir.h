@@ -85,6 +85,7 @@ typedef enum AttrKind { ATTR_INT, ATTR_FLOAT, ATTR_DTYPE, ATTR_DIM, ATTR_SHAPE }
   X(k, ATTR_INT)       /* of a top-k; of a route: the most experts a token may select */                               \
   X(ta, ATTR_INT)      /* 1: the first operand is transposed */                                                        \
   X(tb, ATTR_INT)      /* 1: the second operand is transposed */                                                       \
+  X(groups, ATTR_INT)  /* equal slices of the rows, within each of which rows are ranked or assigned */                \
   X(heads, ATTR_INT)                                                                                                   \
   X(causal, ATTR_INT)                                                                                                  \
   X(tag, ATTR_INT) /* names a random stream, 32 bits; printed in hex */
@@ -143,8 +144,9 @@ Op op_from_name(const char *name); /* OP_COUNT when there is none */
 
 typedef enum ValueKind { VALUE_ARGUMENT, VALUE_PARAMETER, VALUE_RESULT } ValueKind;
 
-/* Which of a parameter's tensors a reference means; moments and counts occur in transitions only. */
-typedef enum ParamSlot { SLOT_VALUE, SLOT_M, SLOT_V } ParamSlot;
+/* Which of a parameter's tensors a reference means; moments occur in transitions only, the next value of a state (a
+ * frozen parameter that training functions give a result "next @p") in updates only. */
+typedef enum ParamSlot { SLOT_VALUE, SLOT_M, SLOT_V, SLOT_NEXT, SLOT_COUNT } ParamSlot;
 
 typedef struct Value {
   const char *name; /* unique in its function, without % or @ */
@@ -168,7 +170,7 @@ typedef struct Inst {
   const char *note; /* "fused: ..." history printed behind the line, or NULL */
 } Inst;
 
-/* What a function returns: label is "loss", "ce", ... or "grad @p", "param @p", "m @p", "v @p". */
+/* What a function returns: label is "loss", "ce", ... or "grad @p", "param @p", "m @p", "v @p", "next @p". */
 typedef struct Result {
   const char *label;
   ValueId value;
@@ -207,7 +209,8 @@ typedef struct Table {
   const char *name;
   Param *params;
   Segment *segments;
-  int64_t size; /* elements of one arena, frozen parameters last; set by table_layout */
+  int64_t size;               /* elements of one arena, frozen parameters last; set by table_layout */
+  struct ParamIndex *by_name; /* private to table.c; parameters are added by table_add_param alone */
 } Table;
 
 /* One value per step of its phase (lr: of the run), f32. Beyond the end the last value holds. */

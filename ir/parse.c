@@ -28,7 +28,9 @@ static ParamSlot parse_slot(Scan *s) {
     return SLOT_M;
   if (scan_word(s, "v"))
     return SLOT_V;
-  scan_expected(s, "m or v behind '!'");
+  if (scan_word(s, "next"))
+    return SLOT_NEXT;
+  scan_expected(s, "m, v or next behind '!'");
 }
 
 /* "@w", "@shared::w", "@shared::w!m", behind the @ */

@@ -420,6 +420,37 @@ static const char *shape_topk_mask(const Func *f, const Inst *inst, Type *out) {
   return NULL;
 }
 
+/* Operand 0 is an f32 matrix, all rows live, which `groups` cuts into equal slices of rows. */
+static const char *need_groups(const Func *f, const Inst *inst, int64_t *slice) {
+  Type x = input_type(f, inst, 0);
+  attempt(need_rank(f, inst, 0, 2));
+  attempt(need_even(f, inst, 0));
+  require(x.dtype == DTYPE_F32, "operand 1 is %s, expected f32", dtype_name(x.dtype));
+  int64_t rows = dim_value(f->module, x.dim[0]), groups = inst_int(inst, ATTRIBUTE_groups, 0);
+  require(groups >= 1 && rows % groups == 0, "attribute groups is %lld, expected a divisor of %s rows",
+          (long long)groups, dim_name(f, x.dim[0]));
+  *slice = rows / groups;
+  require(*slice <= INT32_MAX, "slices of %lld rows, beyond i32", (long long)*slice);
+  return NULL;
+}
+
+static const char *shape_rank_rows(const Func *f, const Inst *inst, Type *out) {
+  int64_t slice;
+  attempt(need_groups(f, inst, &slice));
+  out[0] = input_type(f, inst, 0);
+  out[0].dtype = DTYPE_I32;
+  return NULL;
+}
+
+static const char *shape_balanced_assignment(const Func *f, const Inst *inst, Type *out) {
+  int64_t slice;
+  attempt(need_groups(f, inst, &slice));
+  out[0] = input_type(f, inst, 0);
+  require(slice % dim_value(f->module, out[0].dim[1]) == 0, "slices of %lld rows do not divide by %s experts",
+          (long long)slice, dim_name(f, out[0].dim[1]));
+  return NULL;
+}
+
 static const char *shape_one_hot(const Func *f, const Inst *inst, Type *out) {
   Type index = input_type(f, inst, 0);
   attempt(need_indices(f, inst, 0));

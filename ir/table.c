@@ -3,6 +3,35 @@
 
 #include "ir/internal.h"
 
+/* Where parameters stand in the vector, by name: open addressing, 0 is empty, else 1 + the position. */
+typedef struct ParamIndex {
+  uint32_t slots; /* a power of two, more than twice the parameters */
+  uint32_t position[];
+} ParamIndex;
+
+enum { FIRST_SLOTS = 64 };
+
+/* The slot that holds the name, or the empty one where it belongs. */
+static uint32_t *find_slot(const Table *t, const char *name) {
+  ParamIndex *index = t->by_name;
+  uint32_t i = text_hash(name) & (index->slots - 1);
+  while (index->position[i] && strcmp(t->params[index->position[i] - 1].name, name) != 0)
+    i = (i + 1) & (index->slots - 1);
+  return &index->position[i];
+}
+
+static void index_params(Arena *arena, Table *t) {
+  uint32_t count = vec_len(t->params), slots = t->by_name ? t->by_name->slots : FIRST_SLOTS / 2;
+  if (t->by_name && 2 * count < slots) {
+    *find_slot(t, t->params[count - 1].name) = count;
+    return;
+  }
+  t->by_name = arena_alloc(arena, sizeof *t->by_name + 2 * slots * sizeof *t->by_name->position);
+  t->by_name->slots = 2 * slots;
+  for (uint32_t i = 0; i < count; i++)
+    *find_slot(t, t->params[i].name) = i + 1;
+}
+
 Param *table_add_param(Table *t, Module *m, Param p) {
   if (table_find_param(t, p.name))
     ir_fail(no_loc, "table @%s: parameter @%s exists already", t->name, p.name);
@@ -11,14 +40,13 @@ Param *table_add_param(Table *t, Module *m, Param p) {
     ir_fail(no_loc, "parameter @%s: %s: %s", p.name, type_text_in(m, NULL, t, p.type), problem);
   p.name = arena_intern(m->arena, p.name);
   vec_push(m->arena, t->params, p);
+  index_params(m->arena, t);
   return &vec_last(t->params);
 }
 
 Param *table_find_param(const Table *t, const char *name) {
-  for (uint32_t i = 0; i < vec_len(t->params); i++)
-    if (strcmp(t->params[i].name, name) == 0)
-      return &t->params[i];
-  return NULL;
+  uint32_t position = t->by_name ? *find_slot(t, name) : 0;
+  return position ? &t->params[position - 1] : NULL;
 }
 
 static int64_t round_up(int64_t n, int64_t unit) {

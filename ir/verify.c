@@ -180,7 +180,7 @@ static void check_insts(Check *c) {
 
 /* "grad @p": the parameter that a label names, or NULL; the label must be a name otherwise. */
 static const Param *labelled_parameter(const Check *c, const char *label) {
-  static const char *const kinds[] = {"grad @", "param @", "m @", "v @"};
+  static const char *const kinds[] = {"grad @", "param @", "m @", "v @", "next @"};
   for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
     size_t length = strlen(kinds[k]);
     if (strncmp(label, kinds[k], length) != 0)
@@ -191,18 +191,32 @@ static const Param *labelled_parameter(const Check *c, const char *label) {
     return p;
   }
   if (!name_is_valid(label))
-    violation(c, "result '%.80s', expected a name, or 'grad', 'param', 'm' or 'v' and a parameter", label);
+    violation(c, "result '%.80s', expected a name, or 'grad', 'param', 'm', 'v' or 'next' and a parameter", label);
   return NULL;
+}
+
+static int compare_labels(const void *a, const void *b) {
+  return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static void check_labels(const Check *c) {
+  const char **labels = NULL;
+  for (uint32_t i = 0; i < vec_len(c->f->results); i++)
+    vec_push(c->m->arena, labels, c->f->results[i].label);
+  if (labels)
+    qsort(labels, vec_len(labels), sizeof *labels, compare_labels);
+  for (uint32_t i = 1; i < vec_len(labels); i++)
+    if (strcmp(labels[i - 1], labels[i]) == 0)
+      violation(c, "result %s is given twice", labels[i]);
 }
 
 static void check_results(const Check *c) {
   const Func *f = c->f;
+  check_labels(c);
   for (uint32_t i = 0; i < vec_len(f->results); i++) {
     const Result *result = &f->results[i];
     if (result->value >= vec_len(f->values) || !c->defined[result->value])
       violation(c, "result %s is not defined", result->label);
-    if (func_find_result(f, result->label) != result->value)
-      violation(c, "result %s is given twice", result->label);
     const Param *p = labelled_parameter(c, result->label);
     if (p && !type_equal(c->m, f->values[result->value].type, p->type))
       violation(c, "result %s is %s, but the parameter is %s", result->label,

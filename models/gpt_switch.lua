@@ -1,4 +1,5 @@
--- The baseline with a Switch gate: the same GPT, Top-1 from the first step, with a balance loss and without drops.
+-- The baseline with a Switch gate: the same GPT, Top-1 from the first step, with a balance loss; without drops unless it is
+-- given a capacity, the room of an expert as a multiple of its even share of a slice of the batch.
 local moec = require "moec"
 local nn, gate, optim, init = moec.nn, moec.gate, moec.optim, moec.init
 
@@ -6,18 +7,20 @@ local c = moec.config {
   vocab = 50257, seq = 1024, batch = 64, accumulate = 1, layers = 24, d = 1024, heads = 16, dropout = 0.1,
   precision = "f32", -- or "bf16": matrix products take bf16 operands
   experts = 16, moe_every = 2, balance = 0.01, jitter = 0.0, z_loss = 0.0,
+  capacity = 0.0, eval_capacity = 0.0, groups = 64,
   lr = 2.5e-4, warmup = 10000, weight_decay = 0.1, clip = 0.0, steps = 200000,
   sizes = {
     tiny = {
-      vocab = 512, seq = 64, batch = 8, layers = 2, d = 64, heads = 4, experts = 4, lr = 2e-3, warmup = 5, steps = 30,
+      vocab = 512, seq = 64, batch = 8, layers = 2, d = 64, heads = 4, experts = 4, groups = 2, lr = 2e-3,
+      warmup = 5, steps = 30,
     },
     small = {
-      vocab = 4096, seq = 256, batch = 16, layers = 4, d = 384, heads = 6, dropout = 0.0, experts = 8, lr = 6e-4,
-      warmup = 100, steps = 1500,
+      vocab = 4096, seq = 256, batch = 16, layers = 4, d = 384, heads = 6, dropout = 0.0, experts = 8, groups = 4,
+      lr = 6e-4, warmup = 100, steps = 1500,
     },
     demo = {
-      vocab = 4000, seq = 128, batch = 16, layers = 4, d = 256, heads = 4, dropout = 0.0, experts = 8, lr = 1.5e-3,
-      warmup = 50, clip = 1.0, steps = 1000,
+      vocab = 4000, seq = 128, batch = 16, layers = 4, d = 256, heads = 4, dropout = 0.0, experts = 8, groups = 4,
+      lr = 1.5e-3, warmup = 50, clip = 1.0, steps = 1000,
     },
   },
 }
@@ -58,6 +61,12 @@ return moec.model {
     clip = c.clip,
   },
   phases = {
-    { name = "switch", gate = gate.switch { balance = c.balance, jitter = c.jitter, z_loss = c.z_loss } },
+    {
+      name = "switch",
+      gate = gate.switch {
+        balance = c.balance, jitter = c.jitter, z_loss = c.z_loss, capacity = c.capacity,
+        eval_capacity = c.eval_capacity, groups = c.capacity > 0 and c.groups or nil,
+      },
+    },
   },
 }

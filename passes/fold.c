@@ -88,6 +88,8 @@ static bool evaluate(Op op, const double *x, double *y) {
     return *y = 1 / sqrt(x[0]), true;
   case OP_tanh:
     return *y = tanh(x[0]), true;
+  case OP_erf:
+    return *y = erf(x[0]), true;
   case OP_sigmoid:
     return *y = 1 / (1 + exp(-x[0])), true;
   case OP_cos:

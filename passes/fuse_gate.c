@@ -4,8 +4,9 @@
  * In: any module. Out: stage FUSED; groups with notes, ledger decisions (fuse.h). Holds: bit-equal in the interpreter.
  *
  * A gate is found by its structure, not by name: a matrix product with at most ROW_PRODUCT_MAX columns from which a
- * decision (a comparison, an arg-max, a top-k) follows along row ops of the same rows that are no wider. What these ops
- * read and is itself made by such ops of the same rows, as noise is, belongs to the gate too. */
+ * decision (a comparison, an arg-max, a top-k, or one among the rows of a group, which stands behind the kernel)
+ * follows along row ops of the same rows that are no wider. What these ops read and is itself made by such ops of the
+ * same rows, as noise is, belongs to the gate too. */
 #include "ir/rows.h"
 #include "passes/fuse.h"
 
@@ -44,13 +45,24 @@ static void find_followers(Gate *g, const bool *product) {
   }
 }
 
+/* A decision that is no row op, as one among rows, is made behind the kernel that feeds it. */
+static void note_decision(Gate *g, const Inst *inst) {
+  for (int k = 0; k < inst->input_count && (op_info[inst->op].flags & FLAG_DECISION); k++) {
+    const Inst *maker = definition(g->f, inst->input[k]);
+    if (maker != NULL && g->member[maker - g->f->insts])
+      g->decides[maker - g->f->insts] = true;
+  }
+}
+
 /* Backward: what feeds a member, and from which products a decision follows. */
 static void find_feeders(Gate *g) {
   const Func *f = g->f;
   for (uint32_t i = vec_len(f->insts); i-- > 0;) {
     const Inst *inst = &f->insts[i];
-    if (!g->member[i])
+    if (!g->member[i]) {
+      note_decision(g, inst);
       continue;
+    }
     g->decides[i] |= (op_info[inst->op].flags & FLAG_DECISION) != 0;
     for (int k = 0; k < inst->input_count && inst->op != OP_matmul; k++) {
       const Inst *maker = definition(f, inst->input[k]);

@@ -69,6 +69,7 @@ static double weight_of(Op op) {
   case OP_expm1:
   case OP_log1p:
   case OP_tanh:
+  case OP_erf:
   case OP_sigmoid:
   case OP_cos:
   case OP_sin:

@@ -171,10 +171,19 @@ static void test_functions(void) {
   const struct {
     Op op;
     double expected;
-  } functions[] = {{OP_neg, -0.7},     {OP_abs, 0.7},           {OP_exp, exp(x)},
-                   {OP_log, log(x)},   {OP_expm1, exp(x) - 1},  {OP_log1p, log(1.7)},
-                   {OP_sqrt, sqrt(x)}, {OP_rsqrt, 1 / sqrt(x)}, {OP_tanh, 1 - 2 / (exp(2 * x) + 1)},
-                   {OP_cos, cos(x)},   {OP_sin, sin(x)},        {OP_sigmoid, 1 / (1 + exp(-x))},
+  } functions[] = {{OP_neg, -0.7},
+                   {OP_abs, 0.7},
+                   {OP_exp, exp(x)},
+                   {OP_log, log(x)},
+                   {OP_expm1, exp(x) - 1},
+                   {OP_log1p, log(1.7)},
+                   {OP_sqrt, sqrt(x)},
+                   {OP_rsqrt, 1 / sqrt(x)},
+                   {OP_tanh, 1 - 2 / (exp(2 * x) + 1)},
+                   {OP_cos, cos(x)},
+                   {OP_sin, sin(x)},
+                   {OP_erf, 0.6778011938374185},
+                   {OP_sigmoid, 1 / (1 + exp(-x))},
                    {OP_stop, x}};
   Scene s = scene_new("functions");
   ValueId in = scene_floats(&s, 0, NULL, &x), out[sizeof functions / sizeof *functions];
@@ -315,6 +324,7 @@ int main(void) {
   test_rows();
   test_products();
   test_routing();
+  test_groups();
   test_attention();
   test_decisions();
   return check_summary("eval_test");

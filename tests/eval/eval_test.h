@@ -22,6 +22,7 @@ void test_elementwise(void);
 void test_rows(void);
 void test_products(void);
 void test_routing(void);
+void test_groups(void);
 void test_attention(void);
 void test_decisions(void);
 

@@ -383,6 +383,7 @@ const GradientCase gradient_cases[] = {
     UNARY(sqrt, 0.5, 3),
     UNARY(rsqrt, 0.5, 3),
     UNARY(tanh, -2, 2),
+    UNARY(erf, -2, 2),
     UNARY(sigmoid, -2, 2),
     UNARY(cos, -2, 2),
     UNARY(sin, -2, 2),

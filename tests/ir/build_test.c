@@ -129,6 +129,18 @@ static void test_layout(void) {
   arena_free(s.arena);
 }
 
+static void test_many_parameters(void) {
+  Fixture s = fixture();
+  Type type = s.table->params[0].type;
+  for (int i = 0; i < 5000; i++)
+    table_add_param(s.table, s.f->module, (Param){.name = arena_print(s.arena, "p%d", i), .type = type});
+  EXPECT(table_find_param(s.table, "w") == &s.table->params[2]);
+  for (int i = 0; i < 5000; i++)
+    EXPECT(table_find_param(s.table, arena_print(s.arena, "p%d", i)) == &vec_last(s.table->params) - 4999 + i);
+  EXPECT(table_find_param(s.table, "p5000") == NULL && table_find_param(s.table, "p") == NULL);
+  arena_free(s.arena);
+}
+
 static void test_short_forms(void) {
   Fixture s = fixture();
   Packed p = pack_rows(&s, s.x);
@@ -317,6 +329,7 @@ int main(void) {
   test_dims();
   test_names();
   test_layout();
+  test_many_parameters();
   test_short_forms();
   test_schedules();
   test_work();

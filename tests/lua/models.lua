@@ -7,6 +7,23 @@
 -- RUN: %moec ir %root/models/gpt_dense.lua -D wider=true | FileCheck %s --check-prefix=WIDER
 -- RUN: %moec ir %root/models/gpt_dense.lua -D size=tiny -D precision=bf16 | FileCheck %s --check-prefix=BF16
 -- RUN: not %moec ir %root/models/gpt_dense.lua -D precision=fp8 2>&1 | FileCheck %s --check-prefix=FP8
+-- RUN: for m in gshard noisy_topk loss_free hash dselect stable base expert_choice; do %moec ir %root/models/gpt_$m.lua > %t && %moec ir %root/models/gpt_$m.lua -D size=tiny > %t && %moec ir %root/models/gpt_$m.lua -D size=small > %t || exit 1; done
+-- RUN: %moec ir %root/models/gpt_switch.lua -D size=small -D capacity=1.25 > %t
+-- RUN: %moec ir %root/models/gpt_hash.lua -D size=tiny -D table=dispersed > %t
+-- RUN: %moec ir %root/models/gpt_base.lua -D size=tiny -D additional=true > %t
+-- The ablations of EvoMoE: without stage 1, without stage 2, without balance loss.
+-- RUN: %moec ir %root/models/gpt_evomoe.lua -D size=tiny -D shared_steps=0 | FileCheck %s --check-prefix=NO1
+-- RUN: %moec ir %root/models/gpt_evomoe.lua -D size=tiny -D dense_steps=0 | FileCheck %s --check-prefix=NO2
+-- RUN: %moec ir %root/models/gpt_evomoe.lua -D size=tiny -D balance=0 | FileCheck %s --check-prefix=NOLOSS
+-- NO1-NOT: phase @shared
+-- NO1: phase @dense
+-- NO1: phase @top1
+-- NO2: phase @shared
+-- NO2-NOT: phase @dense
+-- NO2: phase @top1 {{.*}}enter=@shared_to_top1
+-- The loss is reported, but no part of what is differentiated.
+-- NOLOSS-LABEL: func @dense.train
+-- NOLOSS: return aux.balance=%{{.*}}, loss=%ce, ce=%ce
 -- PAPER: sym N=65536 S=64 V=50257 D=1024 T=1024 F=4096
 -- PAPER: param @h24.moe.w1: f32[E,F,D]
 -- TINY: run steps=30 batch=8 accumulate=1 sequence=64 vocabulary=512

@@ -501,6 +501,10 @@ def write(name):
     model, seed, config = CASES[name]
     run = Run(model, seed, config)
     run.run()
+    write_golden(name, model, seed, config, run)
+
+
+def write_golden(name, model, seed, config, run):
     margin = run.model.margin
     head = {"model": model, "seed": seed, "config": config, "margin": rounded(margin) if margin < math.inf else None}
     parts = [f'  {json.dumps(key)}: {json.dumps(value)}' for key, value in head.items()]

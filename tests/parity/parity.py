@@ -16,6 +16,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 ENVIRONMENT = dict(os.environ, OMP_WAIT_POLICY="passive", OMP_NUM_THREADS="2")
 TOLERANCE = {"loss": 1e-5, "ce": 1e-5, "ce_gate": 1e-5, "balance": 1e-5, "z": 1e-5, "grad_norm": 1e-4,
+             "importance": 1e-5, "load_balance": 1e-5, "entropy": 1e-5, "unreached": 1e-5, "distill": 1e-5,
              "experts_per_token": 1e-7}
 
 

@@ -71,11 +71,11 @@ end
 context.shape_text = shape_text
 
 -- The modes of a phase must agree: the first (train) makes the list, the others are checked against it.
-local function register(c, full, shape, init, expert)
+local function register(c, full, shape, init, expert, is_state)
   local known, numbers = c.phase.params[full], shape_numbers(shape)
   if c.collects then
     core.add_param(c.table, full, shape, init.text)
-    known = { name = full, shape = numbers, init = init, line = core.line(), expert = expert }
+    known = { name = full, shape = numbers, init = init, line = core.line(), expert = expert, is_state = is_state }
     c.phase.params[full] = known
     c.phase.order[#c.phase.order + 1] = known
   elseif not known then
@@ -87,33 +87,68 @@ local function register(c, full, shape, init, expert)
 end
 
 -- The parameter `name` of the module at `path`. `owner` (a module value) may ask again; anyone else is an error.
--- `expert`: its first dim counts experts.
-function context.param(path, name, shape, init, owner, expert)
+-- `expert`: its first dim counts experts. `is_state`: it does not learn.
+function context.param(path, name, shape, init, owner, expert, is_state)
   local c = context.current
   local full = context.join(path, name)
   local declared = c.declared[full]
   if declared and (not owner or declared.owner ~= owner) then
     lib.fail("parameter %s exists already, made in line %d: give another name or scope", full, declared.line)
   elseif not declared then
-    register(c, full, shape, init, expert)
+    register(c, full, shape, init, expert, is_state)
     c.declared[full] = { owner = owner, line = core.line() }
   end
   return core.parameter(full)
 end
 
-function lib.moec.param(name, shape, init)
-  local c = context.get("moec.param")
-  context.check_name("moec.param", name)
-  lib.check_type("moec.param: the shape", shape, "table")
-  lib.check_type("moec.param: the third argument", init, "init")
+local function check_tensor_arguments(what, name, shape, init)
+  context.check_name(what, name)
+  lib.check_type(what .. ": the shape", shape, "table")
+  lib.check_type(what .. ": the third argument", init, "init")
   if #shape == 0 then
-    lib.fail("moec.param: the shape of %s is empty, expected at least one dim", name)
+    lib.fail("%s: the shape of %s is empty, expected at least one dim", what, name)
   end
   for _, dim in ipairs(shape) do
-    lib.check_type("moec.param: a dim of " .. name, dim, "integer")
-    lib.at_least("moec.param: a dim of " .. name, dim, 1)
+    lib.check_type(what .. ": a dim of " .. name, dim, "integer")
+    lib.at_least(what .. ": a dim of " .. name, dim, 1)
   end
+end
+
+function lib.moec.param(name, shape, init)
+  local c = context.get("moec.param")
+  check_tensor_arguments("moec.param", name, shape, init)
   return context.param(c.path, name, shape, init)
+end
+
+-- ---------------------------------------------------------------- state
+
+-- What training changes by another rule than the optimiser's: a parameter without gradient, decay and moments. s.value
+-- is the tensor; s:next(value) says what it is after the update: with accumulation, the mean over the micro-batches.
+-- In evaluation and sampling next does nothing, so that a gate reads the same in every mode.
+local function next_value(s, value)
+  local c = context.get("a state's next")
+  lib.check_type("the next value of " .. s.name, value, "tensor")
+  if not core.same_type(s.value, value) then
+    lib.fail("the next value of %s is %s, expected %s", s.name, core.type(value), core.type(s.value))
+  elseif not c.training then
+    return
+  elseif c.next_values[s.name] then
+    lib.fail("state %s is given a next value twice", s.name)
+  end
+  c.next_values[s.name] = true
+  c.phase.params[s.name].advances = true
+  core.result("next @" .. s.name, lib.op.stop(value))
+end
+
+function context.state(path, name, shape, init, owner)
+  local value = context.param(path, name, shape, init, owner, false, true)
+  return lib.strict({ kind = "state", name = context.join(path, name), value = value, next = next_value }, "a state")
+end
+
+function lib.moec.state(name, shape, init)
+  local c = context.get("moec.state")
+  check_tensor_arguments("moec.state", name, shape, init)
+  return context.state(c.path, name, shape, init)
 end
 
 -- Every parameter of train must have been made in this mode, too.

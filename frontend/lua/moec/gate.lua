@@ -1,6 +1,7 @@
--- moec.gate: the gates. A gate is a function gate(x, g) of ops that returns the weight and the mask of every expert
--- for every token, [N,E], and a table of bounds (k, rows) and losses. The built-in ones are tables with `apply`;
--- those that train densely also have `hard`, the form for the Top-1 phase, and evaluate with Top-1.
+-- moec.gate: what gates share, and the dense-to-sparse gate. A gate is a function gate(x, g) of ops that returns the
+-- weight and the mask of every expert for every token, [N,E], and a table of bounds (k, rows) and losses. The built-in
+-- ones are tables with `apply`; those that train densely also have `hard`, the form for the Top-1 phase, and evaluate
+-- with Top-1. gate_top.lua, gate_select.lua and gate_assign.lua hold the others.
 local core, lib = ...
 local op, context = lib.op, lib.context
 
@@ -30,6 +31,7 @@ local function make(name, options, apply, extra)
   end
   return self
 end
+lib.make_gate = make
 
 -- z = x w^T, the scores; w: [E,D], no bias.
 local function scores(self, x, g)
@@ -37,10 +39,17 @@ local function scores(self, x, g)
     self.options.init or lib.default_weight, self)
   return core.rename(op.matmul(x, w, { tb = true }), "z")
 end
+lib.gate_scores = scores
 
 -- x where tokens are live, else 0: what dead tokens hold, even NaN, stops here.
 local function live_rows(x)
   return op.select(context.current.live_column(), x, 0)
+end
+lib.live_rows = live_rows
+
+-- The mean over live tokens of x[N,1].
+function lib.live_mean(x)
+  return op.sum(live_rows(x), 0) / context.current.live_count()
 end
 
 -- E * sum over experts of f * P: f the share of live tokens whose mask selects the expert, P the mean of p over live
@@ -142,74 +151,6 @@ function gate.dts(given)
     lib.fail("gate.dts: eval_tau is %s, expected a positive number", tostring(o.eval_tau))
   end
   return dts(o, false)
-end
-
--- ---------------------------------------------------------------- Switch, dropless
-
--- Mean over live tokens of logsumexp(z)^2.
-local function z_loss(z)
-  local c = context.current
-  return op.sum(live_rows(op.square(op.logsumexp(z))), 0) / c.live_count()
-end
-
-local function switch_apply(self, x, g)
-  local o = self.options
-  if g.training and o.jitter > 0 then
-    x = x * (op.random_uniform(core.dim(x, -1)) * (2 * o.jitter) + (1 - o.jitter))
-  end
-  local z = scores(self, x, g)
-  local p = core.rename(op.softmax(z), "p")
-  local mask = op.topk_mask(p, 1)
-  local losses = {}
-  if g.training then
-    losses.balance = { gate.balance(p, mask, g), o.balance }
-    if o.z_loss > 0 then
-      losses.z = { z_loss(z), o.z_loss }
-    end
-  end
-  return p, mask, { k = 1, losses = losses }
-end
-
-function gate.switch(given)
-  local o = lib.options("gate.switch", given or {},
-    { balance = "number?", jitter = "number?", z_loss = "number?", init = "init?" })
-  o.balance, o.jitter, o.z_loss = o.balance or 0.01, o.jitter or 0, o.z_loss or 0
-  lib.at_least("gate.switch: z_loss", o.z_loss, 0)
-  if not (o.jitter >= 0 and o.jitter < 1) then
-    lib.fail("gate.switch: the jitter is %s, expected one in [0,1)", tostring(o.jitter))
-  end
-  return make("switch", o, switch_apply)
-end
-
--- ---------------------------------------------------------------- Top-k
-
--- The k largest of softmax(z), dropless; with k > 1 their weights are divided by their sum unless normalize = false.
--- The balance loss counts first choices.
-local function topk_apply(self, x, g)
-  local o = self.options
-  if o.k > g.experts then
-    lib.fail("gate.topk: k is %d, but there are %d experts", o.k, g.experts)
-  end
-  local p = core.rename(op.softmax(scores(self, x, g)), "p")
-  local mask = op.topk_mask(p, o.k)
-  local weight = p
-  if o.normalize then
-    local kept = p * mask
-    weight = kept / op.sum(kept, -1)
-  end
-  local losses = g.training and { balance = { gate.balance(p, op.topk_mask(p, 1), g), o.balance } } or {}
-  return weight, mask, { k = o.k, losses = losses }
-end
-
-function gate.topk(given)
-  local o = lib.options("gate.topk", given or {},
-    { k = "integer", balance = "number?", normalize = "boolean?", init = "init?" })
-  lib.at_least("gate.topk: k", o.k, 1)
-  o.balance = o.balance or 0.01
-  if o.normalize == nil then
-    o.normalize = o.k > 1
-  end
-  return make("topk", o, topk_apply)
 end
 
 -- ---------------------------------------------------------------- for phases and layers

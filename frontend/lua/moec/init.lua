@@ -53,6 +53,29 @@ function init.uniform(bound)
   }
 end
 
+-- Rows at right angles, each as long as `gain`: the orthogonal factor of a matrix of normal numbers, towards which
+-- x <- 1.5 x - 0.5 x x^T x goes from singular values below the square root of 3.
+function init.orthogonal(gain)
+  number("init.orthogonal: gain", gain, 0)
+  local ITERATIONS <const> = 16
+  return {
+    kind = "init",
+    text = "orthogonal(" .. short(gain) .. ")",
+    draw = function(name, dims)
+      local rows, columns = core.number(dims[1]), core.number(dims[#dims])
+      if #dims ~= 2 or rows > columns then
+        lib.fail("init.orthogonal: %s has %d dims of %d rows, expected a matrix of at most as many rows as columns", name,
+          #dims, rows)
+      end
+      local x = lib.parameter_normal(dims, op.const(0, "i32"), name) * (1 / (math.sqrt(rows) + math.sqrt(columns)))
+      for _ = 1, ITERATIONS do
+        x = x * 1.5 - op.matmul(op.matmul(x, x, { tb = true }), x) * 0.5
+      end
+      return op.reshape(x * gain, dims)
+    end,
+  }
+end
+
 function init.constant(value)
   lib.check_type("init.constant", value, "number")
   return {

@@ -128,8 +128,8 @@ local function new_context(m, p, mode, collects)
   local scope = sample and "function" or "module"
   local n = core.symbol("N", sample and m.seq or m.tokens, scope)
   local s = core.symbol("S", sample and 1 or m.segments, scope)
-  local c = { phase = p, mode = mode, training = training, collects = collects, table = p.table, path = "", counts = {},
-    draws = {}, declared = {}, losses = {}, layers = {}, values = {} }
+  local c = { rows = core.number(n), micro_tokens = m.tokens, accumulate = m.accumulate, phase = p, mode = mode, training = training, collects = collects, table = p.table, path = "", counts = {},
+    draws = {}, declared = {}, next_values = {}, losses = {}, layers = {}, values = {} }
   for key, count in next, context.outer_counts do
     c.counts[key] = count
   end
@@ -223,7 +223,6 @@ local function routing_results(c)
   end
   if pairs_sum then
     core.result("pairs", pairs_sum)
-    core.result("metric.experts_per_token", pairs_sum / times(scalar(c.live_count()), #c.layers))
   end
 end
 
@@ -275,14 +274,14 @@ end
 -- Decay, freezing and birth of every parameter; the text in which two tables must agree to be one.
 local function describe_table(m, p, before)
   for _, record in ipairs(p.order) do
-    record.frozen = lib.matches_any(record.name, p.freeze)
+    record.frozen = record.is_state or lib.matches_any(record.name, p.freeze)
     record.decay = lib.matches_any(record.name, m.optimizer.no_decay) and 0 or m.optimizer.weight_decay
   end
   lib.trace_origins(before, p, p.number)
   local parts = {}
   for _, record in ipairs(p.order) do
-    parts[#parts + 1] = string.format("%s %s %s %s %s %s", record.name, context.shape_text(record.shape), record.init.text,
-      record.decay, record.frozen, record.birth)
+    parts[#parts + 1] = string.format("%s %s %s %s %s %s %s", record.name, context.shape_text(record.shape),
+      record.init.text, record.decay, record.frozen, record.advances, record.birth)
   end
   p.signature = table.concat(parts, "\n")
 end
@@ -346,7 +345,7 @@ local function build_tables(m, phases)
   for _, p in ipairs(phases) do
     table.move(p.order, 1, #p.order, #all + 1, all)
     if p.owns_table then
-      core.call(m.optimizer.line, lib.build_update, m.optimizer, p.table, p.segments)
+      core.call(m.optimizer.line, lib.build_update, m.optimizer, p.table, p.segments, p.order, m.accumulate)
     end
   end
   check_patterns("optim.adam: no_decay", m.optimizer.no_decay, all)
@@ -356,7 +355,8 @@ local function build_schedules(m, phases)
   core.call(m.optimizer.line, core.schedule, "lr", m.optimizer.lr, m.steps)
   for _, p in ipairs(phases) do
     for _, name in ipairs(lib.sorted_keys(p.schedules)) do
-      core.schedule(p.name .. "." .. name, p.schedules[name], p.steps or math.max(1, m.steps - p.start))
+      -- one value more than updates: the evaluation at the end of the phase takes it
+      core.schedule(p.name .. "." .. name, p.schedules[name], (p.steps or math.max(1, m.steps - p.start)) + 1)
     end
   end
 end

@@ -88,8 +88,18 @@ local function update_segment(o, s, lr, scale)
   return s.p - step * lr, m, v
 end
 
--- Builds @NAME.update; segments: a list of { size, decay }.
-function lib.build_update(o, name, segments)
+-- States become what the training function said, in the mean over its runs.
+local function update_states(records, accumulate)
+  for _, record in ipairs(records) do
+    if record.advances then
+      local sum = core.parameter(record.name, nil, "next")
+      core.result("param @" .. record.name, accumulate == 1 and sum or sum * (1 / accumulate))
+    end
+  end
+end
+
+-- Builds @NAME.update; segments: a list of { size, decay }; records: the table's parameters.
+function lib.build_update(o, name, segments, records, accumulate)
   core.begin(name .. ".update", name)
   local lr = core.argument("lr", "f32", {})
   for i, s in ipairs(segments) do
@@ -107,6 +117,7 @@ function lib.build_update(o, name, segments)
     core.result("m" .. i - 1, op.reshape(m, { s.size }))
     core.result("v" .. i - 1, op.reshape(v, { s.size }))
   end
+  update_states(records, accumulate)
   core.result("grad_norm", norm)
   core.finish()
 end

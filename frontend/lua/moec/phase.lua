@@ -45,6 +45,19 @@ local function annealing(o)
   return lib.schedule[curve](from, to, o.anneal)
 end
 
+-- StableMoE: `first` steps in which the gate's router is distilled; then it is frozen and decides.
+function phase.stable(given)
+  local o = lib.options("phase.stable", given, { first = "integer", second = "integer?", gate = "any" })
+  lib.at_least("phase.stable: first", o.first, 1)
+  if type(o.gate) ~= "table" or not lib.is_gate(o.gate) or not rawget(o.gate, "second_stage") then
+    lib.fail("phase.stable: option `gate`: found %s, expected gate.stable {...}", lib.describe(o.gate))
+  end
+  return {
+    { name = "distill", steps = o.first, gate = o.gate },
+    { name = "frozen", steps = o.second, gate = o.gate.second_stage(), freeze = { "*.router.*" } },
+  }
+end
+
 -- EvoMoE: `shared` steps with one expert and no gate; then it is diversified and the gate is dense for `dense` steps
 -- (default: anneal) while tau goes from tau[1] to tau[2] in `anneal` steps of the gate's life; then the same gate is
 -- hard. shared = 0 starts with many experts; dense = 0 goes to Top-1 at once.

@@ -81,7 +81,7 @@ end
 local function enter_parameter(record, old, new, step)
   local dims = core.param_dims(new.table, record.name)
   if record.origin == "fresh" then
-    return record.init.draw(record.name, dims), zeros(dims), zeros(dims)
+    return record.init.draw(record.name, dims, old), zeros(dims), zeros(dims)
   end
   local value = core.parameter(record.name, old.table)
   local kept
