@@ -51,7 +51,20 @@ char *kernels_source_c(Arena *arena, const KernelSet *set) {
 }
 
 char *kernels_source_cuda(Arena *arena, const KernelSet *set) {
-  return in_arena(arena, join_sources(set, kernel_prelude_cuda(), kernel_cuda, 0, vec_len(set->kernels)));
+  char *source = NULL;
+  size_t size = 0;
+  FILE *out = open_memstream(&source, &size);
+  if (!out)
+    environment_fail("out of memory");
+  fputs(kernel_prelude_cuda(), out);
+  for (uint32_t i = 0; i < vec_len(set->kernels); i++) {
+    const Kernel *k = set->kernels[i];
+    fprintf(out, "\n//@unit %s%s%s\n%s", kernel_name(k), kernel_arch(k) ? " arch=" : "",
+            kernel_arch(k) ? kernel_arch(k) : "", kernel_cuda(k));
+  }
+  if (fclose(out) != 0)
+    environment_fail("out of memory");
+  return in_arena(arena, source);
 }
 
 /* ---------------------------------------------------------------- files */

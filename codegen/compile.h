@@ -12,6 +12,7 @@ typedef struct CompiledKernels {
 
 /* One C file with every kernel, as the trainer carries it. */
 char *kernels_source_c(Arena *arena, const KernelSet *set);
+/* Section kernels.cu (docs/plan.md, "Kernel source"): the head, then a unit for every kernel. */
 char *kernels_source_cuda(Arena *arena, const KernelSet *set);
 
 /* Runs `cc` (or $CC), in parallel, in a directory of its own under $TMPDIR, which is removed again. No compiler, or one

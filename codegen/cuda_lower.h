@@ -17,13 +17,7 @@ typedef struct CudaGeometry {
   int64_t shared_bytes; /* dynamic shared memory */
 } CudaGeometry;
 
-typedef struct CudaDefine {
-  const char *name; /* without "KERNEL_": any macro of the template */
-  int64_t number;
-} CudaDefine;
-
-/* An instance of template `name` ("attention" for codegen/cuda/attention.cu); `defines` ends with a NULL name. `arch`:
- * NULL, or the only architecture that can compile it ("sm_90a"). */
+/* kernel_from_template (codegen/kernel.h) into the function's kernels. */
 Kernel *cuda_template(Lower *l, const char *name, const CudaDefine *defines, const char *arch);
 
 /* A launch step of `kernel` (`suffix`: "" or "_finish", "_dkv": the entry point NAME<suffix>). Add operands in the
@@ -33,12 +27,35 @@ void cuda_read(Lower *l, Step *s, Place place); /* a pointer that the kernel rea
 void cuda_write(Lower *l, Step *s, Place place);
 void cuda_scratch(Lower *l, Step *s, int64_t bytes);
 void cuda_number(Lower *l, Step *s, int64_t number); /* the 8-byte number itself */
+void cuda_null(Lower *l, Step *s);
 /* The live count of `extent` (its last entry), or null when it is NO_VALUE. */
 void cuda_live(Lower *l, Step *s, ValueId extent);
-/* `check=<name>`, the status cell, and the step's own index as two operands. */
-void cuda_check(Lower *l, Step *s, const char *name);
+/* The status cell and the step's own index as the step's last two operands, and `check=<name>`; the fields of the
+ * message (step_number "n", "k", "bound", "rows") follow. */
+void cuda_reports(Lower *l, Step *s, const char *name);
+/* Zeroes. */
+void cuda_memset(Lower *l, uint32_t inst, Place place, int64_t bytes);
 
-/* By op: its rule for CUDA, or NULL where the rule of lower.h serves both targets. */
+/* What lower*.c call where the target is CUDA. */
+void cuda_row_kernel(Lower *l, const KernelCall *call, uint32_t first, uint32_t last);
+void cuda_copy(Lower *l, uint32_t inst, Type type, Place from, int64_t ldf, Place to, int64_t ldt);
+void cuda_fill(Lower *l, uint32_t inst, DType dtype, Place to, double value);
+
+void lower_cuda_matmul(Lower *l, uint32_t inst);
+void lower_cuda_route(Lower *l, uint32_t inst); /* cuda_route.c */
+void lower_cuda_rank_rows(Lower *l, uint32_t inst);
+void lower_cuda_balanced_assignment(Lower *l, uint32_t inst);
+void lower_cuda_scatter_rows(Lower *l, uint32_t inst);
+void lower_cuda_segment_sum(Lower *l, uint32_t inst);
+void lower_cuda_attention(Lower *l, uint32_t inst); /* cuda_attention.c */
+void lower_cuda_attention_grad(Lower *l, uint32_t inst);
+void lower_cuda_missing(Lower *l, uint32_t inst);        /* of an op that only the CPU has */
+void lower_cuda_grouped_matmul(Lower *l, uint32_t inst); /* cuda_grouped.c */
+void lower_cuda_grouped_outer(Lower *l, uint32_t inst);
+/* A matmul with ragged rows, or with ta a ragged sum, as a grouped product with one group. */
+void lower_cuda_ragged_matmul(Lower *l, uint32_t inst);
+
+/* By op: its rule for CUDA; NULL: that of lower.h, if it serves both targets (lower.c, find_rule). */
 extern const LowerRule cuda_lower_rule[OP_COUNT];
 
 #endif

@@ -1,7 +1,7 @@
 /* What CUDA C++ lacks a word for: tensor-core products and asynchronous copies, as functions. It stands in front of
  * prelude_cuda.h at the head of every unit. With MOEC_SIMULATOR defined the functions are declared only: the simulator
  * of tests/simulator, which compiles the same text with the host's compiler, supplies them; nothing else in emitted
- * source asks which of the two it is compiled by.
+ * source but codegen/cuda/wgmma.cu asks which of the two it is compiled by.
  *
  * Fragments are those of the PTX instructions (PTX ISA, "mma.m16n8k16"): in warp lane l, group g = l / 4, place t = l %
  * 4: a[0] = A[g][2t..], a[1] = A[g+8][2t..], a[2] = A[g][2t+8..], a[3] = A[g+8][2t+8..]   two bf16 a word, the lower
@@ -29,6 +29,10 @@ __device__ void moec_copy_async_16(void *shared, const void *global, bool valid)
 __device__ void moec_copy_commit(); /* the copies so far are a group */
 /* Until at most PENDING groups of this thread are open; a barrier must follow before other threads' copies are read. */
 template <int PENDING> __device__ void moec_copy_wait();
+/* 2^x by the special function unit: relative error 2^-22, results below 2^-126 are 0. Called by any thread alone. */
+__device__ float moec_exp2(float x);
+/* Two floats rounded to bf16, nearest even, in one word. Called by any thread alone. */
+__device__ uint32_t moec_pack_bf16(float low, float high);
 #else
 MOEC_INLINE uint32_t moec_shared_address(const void *shared) {
   return (uint32_t)__cvta_generic_to_shared(shared);
@@ -68,5 +72,19 @@ MOEC_INLINE void moec_copy_commit() { /* the copies so far are a group */
 /* Until at most PENDING groups of this thread are open; a barrier must follow before other threads' copies are read. */
 template <int PENDING> MOEC_INLINE void moec_copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+/* 2^x by the special function unit: relative error 2^-22, results below 2^-126 are 0. Called by any thread alone. */
+MOEC_INLINE float moec_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/* Two floats rounded to bf16, nearest even, in one word. Called by any thread alone. */
+MOEC_INLINE uint32_t moec_pack_bf16(float low, float high) {
+  uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
 }
 #endif

@@ -21,6 +21,7 @@ typedef struct Builder {
   RowSpace space;
   KernelBody *body;
   Made *made; /* arena vector: values built so far */
+  bool cuda;  /* several threads share a row */
 } Builder;
 
 static uint32_t build_value(Builder *b, ValueId v, uint32_t context);
@@ -31,6 +32,13 @@ bool node_is_whole(const Node *n) {
 
 bool node_is_vector(const Node *n) {
   return n->columns > 1;
+}
+
+bool body_is_scalar(const KernelBody *body) {
+  for (uint32_t i = 0; i < vec_len(body->nodes); i++)
+    if (node_is_vector(&body->nodes[i]) || node_is_whole(&body->nodes[i]))
+      return false;
+  return true;
 }
 
 /* ---------------------------------------------------------------- values and operands */
@@ -75,7 +83,13 @@ static bool is_internal(const Builder *b, ValueId v) {
   return maker(b, root_of(b, v)) != NULL && maker(b, root_of(b, v))->op != OP_reshape;
 }
 
+static int64_t alignment_of(const Builder *b, ValueId v) {
+  int64_t offset = b->layout->offset ? b->layout->offset[v] : 0;
+  return offset % VALUE_ALIGNMENT == 0 ? VALUE_ALIGNMENT : offset & -offset;
+}
+
 static uint32_t add_operand(Builder *b, BodyOperand operand) {
+  operand.alignment = operand.value == NO_VALUE ? VALUE_ALIGNMENT : alignment_of(b, operand.value);
   vec_push(b->arena, b->body->operands, operand);
   return vec_len(b->body->operands) - 1;
 }
@@ -282,7 +296,8 @@ static uint32_t build_pick(Builder *b, const Inst *inst, uint32_t context) {
   Node n = row_load(b, inst->input[0], type_of(b, inst->output[0]), context);
   n.columns = 1;
   n.column_node = index;
-  b->body->operands[n.operand].exact = false;
+  if (b->cuda || b->body->one_row) /* a thread that shares the row may store where another has yet to read */
+    b->body->operands[n.operand].exact = false;
   return node_add(b, n);
 }
 
@@ -578,12 +593,20 @@ static void check_group(Arena *arena, const Func *f, uint32_t first, uint32_t la
            f->insts[first].loc.file ? f->insts[first].loc.file : "?", f->insts[first].loc.line, reason);
 }
 
-KernelBody *kernel_build(Arena *arena, const Func *f, uint32_t first, uint32_t last, const ValueLayout *layout) {
+/* Rows of a block of partial sums. Both counts follow from the static bound alone, so results do too. */
+static int64_t rows_of_block(const KernelBody *body, bool cuda) {
+  int64_t most = cuda ? kernel_cuda_blocks(body) : MAX_BLOCKS, block = (body->rows + most - 1) / most;
+  return block < MIN_BLOCK_ROWS ? MIN_BLOCK_ROWS : block;
+}
+
+KernelBody *kernel_build(Arena *arena, const Func *f, uint32_t first, uint32_t last, const ValueLayout *layout,
+                         bool cuda) {
   check_group(arena, f, first, last);
   uint32_t *insts = arena_alloc(arena, (last - first + 1) * sizeof *insts);
   for (uint32_t i = first; i <= last; i++)
     insts[i - first] = i;
-  Builder builder = {.arena = arena, .f = f, .first = first, .last = last, .layout = layout}, *b = &builder;
+  Builder builder = {.arena = arena, .f = f, .first = first, .last = last, .layout = layout, .cuda = cuda},
+          *b = &builder;
   b->space = first == last ? row_space(f, &f->insts[first]) : row_group_space(f, insts, last - first + 1);
   b->body = arena_alloc(arena, sizeof *b->body);
   *b->body = (KernelBody){.f = f,
@@ -604,8 +627,7 @@ KernelBody *kernel_build(Arena *arena, const Func *f, uint32_t first, uint32_t l
   for (uint32_t i = 0; i < vec_len(b->body->outputs); i++)
     if (node_at(b, b->body->outputs[i].node)->kind == NODE_COLUMN_SUM) {
       b->body->one_row = false;
-      int64_t block = (b->body->rows + MAX_BLOCKS - 1) / MAX_BLOCKS;
-      b->body->block_rows = block < MIN_BLOCK_ROWS ? MIN_BLOCK_ROWS : block;
+      b->body->block_rows = b->body->block_rows ? b->body->block_rows : rows_of_block(b->body, cuda);
       add_scratch(b, &b->body->outputs[i]);
     }
   sort_operands(b);

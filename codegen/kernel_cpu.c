@@ -15,13 +15,19 @@ enum {
 
 static int64_t cpu_buffer_limit(const KernelBody *body) {
   (void)body;
-  return INT64_MAX;
+  return NO_BUFFER_LIMIT;
 }
 
 static CWords cpu_words(Arena *arena, const KernelBody *body) {
   (void)arena;
   (void)body;
-  return (CWords){.buffer_element = "c", .one_thread = "", .call_arguments = "", .call_template = ""};
+  return (CWords){.one_thread = "", .call_arguments = "", .wide = ""};
+}
+
+static const char *cpu_call_template(Printer *p, uint32_t node) {
+  (void)p;
+  (void)node;
+  return "";
 }
 
 static void declare_operands(Printer *p) {
@@ -169,6 +175,7 @@ static const char *reduction_clauses(Printer *p, const uint32_t *reductions) {
 }
 
 static void cpu_open_columns(Printer *p, int64_t columns, const uint32_t *reductions) {
+  p->loop = (ColumnLoop){.width = 1, .stride = 1, .element = "c", .sum = "c"};
   bool alone = p->body->one_row && columns >= SERIAL_WORK && !body_reduces(p->body);
   if (alone)
     print_pragma(p, "#pragma omp parallel for simd schedule(static)");
@@ -196,5 +203,6 @@ const CStyle kernel_style_cpu = {
     .close = cpu_close,
     .open_columns = cpu_open_columns,
     .close_columns = cpu_close_columns,
+    .call_template = cpu_call_template,
     .wait = cpu_wait,
 };

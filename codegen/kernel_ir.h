@@ -15,6 +15,7 @@
 
 #define NO_NODE UINT32_MAX
 #define NO_OPERAND UINT32_MAX
+#define NO_BUFFER_LIMIT INT64_MAX
 
 typedef enum NodeKind {
   NODE_CONST,      /* number */
@@ -57,7 +58,8 @@ typedef struct BodyOperand {
   DType dtype;
   ValueId value;
   bool seed;
-  bool exact; /* input: read at the kernel's own row only, in column order */
+  bool exact;        /* input: read at the kernel's own row only; vectors in column order, scalars anywhere in it */
+  int64_t alignment; /* bytes: of the address of its first element, at most VALUE_ALIGNMENT */
   int64_t ld, columns;
   int64_t scratch_bytes;
   int64_t tag;
@@ -84,10 +86,14 @@ typedef struct KernelBody {
 
 enum { MAX_BLOCKS = 128, MIN_BLOCK_ROWS = 16 };
 
-/* kernel_build.c */
-KernelBody *kernel_build(Arena *arena, const Func *f, uint32_t first, uint32_t last, const ValueLayout *layout);
-bool node_is_whole(const Node *n);  /* fills a buffer of a whole row */
-bool node_is_vector(const Node *n); /* more than one column */
+/* kernel_build.c; `cuda`: the blocks of partial sums suit a GPU. */
+KernelBody *kernel_build(Arena *arena, const Func *f, uint32_t first, uint32_t last, const ValueLayout *layout,
+                         bool cuda);
+/* kernel_cuda.c: into how many blocks of rows sums over the rows of the body are cut on a GPU. */
+int64_t kernel_cuda_blocks(const KernelBody *body);
+bool node_is_whole(const Node *n);           /* fills a buffer of a whole row */
+bool node_is_vector(const Node *n);          /* more than one column */
+bool body_is_scalar(const KernelBody *body); /* has row scalars only */
 
 /* kernel_schedule.c. How a vector that a later loop needs comes there. */
 typedef enum Keep {
@@ -106,8 +112,9 @@ typedef struct LoopPlan {
   bool *in_place; /* by operand: see KernelOperand */
 } LoopPlan;
 
-/* buffer_limit: the most columns of a buffer; a wider vector is computed again instead. A node that fills a whole row
- * fills that of its output where it has one, not a buffer. */
+/* buffer_limit: the most columns of a buffer in registers, which the thread of a column alone reads; a wider vector is
+ * computed again instead. NO_BUFFER_LIMIT: buffers are memory. A node that fills a whole row fills that of its output
+ * where it has one and cannot be made in registers, not a buffer. */
 LoopPlan *kernel_schedule(Arena *arena, const KernelBody *body, int64_t buffer_limit);
 /* By node: whether the loop of a level over a number of columns computes or reads it. */
 bool *schedule_loop_nodes(Arena *arena, const KernelBody *body, const LoopPlan *plan, int level, int64_t columns);

@@ -7,7 +7,6 @@
 #include "codegen/kernel_print.h"
 
 #include <ctype.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,7 +56,8 @@ static bool is_taken(const Printer *p, const char *name) {
       "switch",   "template", "this",     "throw",     "true",      "try",       "typedef",  "typename", "union",
       "unsigned", "using",    "virtual",  "void",      "volatile",  "while",     "xor",      "j",        "block",
       "blocks",   "end",      "bound",    "team",      "constexpr", "nullptr",   "typeof",   "restrict", "row",
-      "from",     "stride",   "total",    "threadIdx", "blockIdx",  "gridDim",   "blockDim", "warpSize", "to"};
+      "from",     "stride",   "total",    "threadIdx", "blockIdx",  "gridDim",   "blockDim", "warpSize", "to",
+      "i",        "c0",       "piece"};
   for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
     if (strcmp(words[i], name) == 0)
       return true;
@@ -133,9 +133,13 @@ static void name_nodes(Printer *p) {
     const char *base = n->kind == NODE_LOAD ? operand_base(p, n->operand) : node_base(p, i);
     const char *suffix = n->kind != NODE_LOAD ? "" : node_is_vector(n) ? "_c" : "_r";
     p->node[i] = take_name(p, base, suffix);
+    if (node_is_vector(n) && (n->kind == NODE_LOAD || p->plan->keep[i] == KEEP_OUTPUT))
+      p->vector[i] = take_name(p, base, "_v");
     if ((n->kind == NODE_LOAD && node_is_vector(n)) || is_kept_row(p, i))
       p->row[i] = take_name(p, base, n->kind == NODE_LOAD && is_kept_row(p, i) ? "_buffer" : "_row");
   }
+  for (uint32_t i = 0; i < vec_len(p->body->outputs); i++)
+    p->out_vector[i] = take_name(p, operand_base(p, p->body->outputs[i].operand), "_out_v");
   for (uint32_t i = 0; i < vec_len(p->body->outputs); i++) { /* rows kept or filled in the memory of an output */
     uint32_t node = p->body->outputs[i].node;
     if (p->plan->keep[node] == KEEP_OUTPUT && !p->row[node])
@@ -153,158 +157,6 @@ const char *print_comment(Printer *p, uint32_t operand) {
                      v->kind == VALUE_PARAMETER ? v->parameter : v->name);
 }
 
-/* ---------------------------------------------------------------- expressions */
-
-static const char *number_text(Printer *p, DType dtype, double number) {
-  if (dtype == DTYPE_I32)
-    return arena_print(p->arena, number < 0 ? "(%d)" : "%d", (int)number);
-  if (isnan(number))
-    return "MOEC_NAN";
-  if (isinf(number) || isinf((float)number))
-    return number < 0 ? "(-MOEC_INFINITY)" : "MOEC_INFINITY";
-  char text[40];
-  snprintf(text, sizeof text, "%.9g", (double)(float)number);
-  const char *point = strpbrk(text, ".e") ? "" : ".0";
-  return arena_print(p->arena, signbit(number) ? "(%s%sf)" : "%s%sf", text, point);
-}
-
-/* What stands for node i in an expression. */
-static const char *reference(Printer *p, uint32_t i) {
-  const Node *n = print_node(p, i);
-  switch (n->kind) {
-  case NODE_CONST:
-    return number_text(p, n->dtype, n->number);
-  case NODE_ROW:
-    return n->context ? "(int32_t)q" : "(int32_t)r";
-  case NODE_COLUMN:
-    return "c";
-  default:
-    return p->node[i];
-  }
-}
-
-static const char *const math_text[OP_COUNT] = {
-    [OP_add] = "$0 + $1",
-    [OP_sub] = "$0 - $1",
-    [OP_mul] = "$0 * $1",
-    [OP_div] = "$0 / $1",
-    [OP_maximum] = "$0 > $1 ? $0 : $1",
-    [OP_minimum] = "$0 < $1 ? $0 : $1",
-    [OP_greater] = "$0 > $1 ? 1.0f : 0.0f",
-    [OP_greater_equal] = "$0 >= $1 ? 1.0f : 0.0f",
-    [OP_equal] = "$0 == $1 ? 1.0f : 0.0f",
-    [OP_select] = "$0 != 0.0f ? $1 : $2",
-    [OP_neg] = "-$0",
-    [OP_abs] = "moec_abs($0)",
-    [OP_exp] = "moec_exp($0)",
-    [OP_log] = "moec_log($0)",
-    [OP_expm1] = "moec_expm1($0)",
-    [OP_log1p] = "moec_log1p($0)",
-    [OP_sqrt] = "moec_sqrt($0)",
-    [OP_rsqrt] = "moec_rsqrt($0)",
-    [OP_tanh] = "moec_tanh($0)",
-    [OP_sigmoid] = "moec_sigmoid($0)",
-    [OP_cos] = "moec_cos($0)",
-    [OP_sin] = "moec_sin($0)",
-    [OP_stop] = "$0",
-    [OP_broadcast] = "$0",
-};
-
-static const char *cast_text(DType from, DType to) {
-  if (to == DTYPE_BF16)
-    return from == DTYPE_I32 ? "moec_round_bf16((float)$0)" : "moec_round_bf16($0)";
-  if (to == DTYPE_I32)
-    return from == DTYPE_I32 ? "$0" : "(int32_t)$0";
-  return from == DTYPE_I32 ? "(float)$0" : "$0";
-}
-
-/* Whether a select of vectors goes by a condition of the whole row: the row's mask is made once, ahead of the loops. */
-static bool is_choice_of_row(const Printer *p, const Node *n) {
-  if (n->kind != NODE_MATH || n->op != OP_select || n->dtype == DTYPE_I32 || !node_is_vector(n))
-    return false;
-  const Node *condition = print_node(p, n->input[0]);
-  return !node_is_vector(condition) && condition->kind != NODE_CONST && condition->kind != NODE_ROW;
-}
-
-static const char *math_format(const Printer *p, const Node *n) {
-  DType from = print_node(p, n->input[0])->dtype;
-  const char *text = math_text[n->op];
-  if (n->op == OP_cast)
-    text = cast_text(from, n->dtype);
-  else if (is_choice_of_row(p, n))
-    text = "moec_choose($0_mask, $1, $2)";
-  else if (n->op == OP_div && n->dtype == DTYPE_I32)
-    text = "moec_floor_div($0, $1)";
-  else if (n->op == OP_abs && n->dtype == DTYPE_I32)
-    text = "$0 < 0 ? -$0 : $0";
-  if (!text)
-    ir_bug("no text for op %s in a row kernel", op_info[n->op].name);
-  return text;
-}
-
-static const char *math_expression(Printer *p, const Node *n) {
-  char *text = NULL;
-  size_t size = 0;
-  FILE *out = open_memstream(&text, &size);
-  for (const char *at = math_format(p, n); *at; at++)
-    if (*at == '$')
-      fputs(reference(p, n->input[*++at - '0']), out);
-    else
-      fputc(*at, out);
-  fclose(out);
-  char *copy = arena_copy(p->arena, text, size);
-  free(text);
-  return copy;
-}
-
-/* ---------------------------------------------------------------- addresses */
-
-/* "r", "(r / 8)", "(r % 8)", "(r / 8 % 4 * 2 + r % 2)"; NULL when it is 0. */
-static const char *row_index(Printer *p, RowAddress a, const char *row) {
-  const char *sum = NULL;
-  for (int i = a.term_count - 1; i >= 0; i--) {
-    RowTerm t = a.term[i];
-    const char *text = row;
-    if (t.divide != 1)
-      text = arena_print(p->arena, "%s / %lld", text, (long long)t.divide);
-    if (t.modulo)
-      text = arena_print(p->arena, "%s %% %lld", text, (long long)t.modulo);
-    if (t.stride != 1)
-      text = arena_print(p->arena, "%s * %lld", text, (long long)t.stride);
-    sum = sum ? arena_print(p->arena, "%s + %s", sum, text) : text;
-  }
-  return sum && sum != row ? arena_print(p->arena, "(%s)", sum) : sum;
-}
-
-/* "(index * ld)" as " + index * ld", or nothing when it is 0. */
-static const char *offset_text(Printer *p, const char *index, int64_t ld) {
-  if (!index || ld == 0)
-    return "";
-  if (ld == 1)
-    return arena_print(p->arena, " + %s", index);
-  return arena_print(p->arena, " + %s * %lld", index, (long long)ld);
-}
-
-static const char *load_row_offset(Printer *p, const Node *n) {
-  if (n->row_node != NO_NODE)
-    return offset_text(p, arena_print(p->arena, "(int64_t)%s", reference(p, n->row_node)), n->ld);
-  return offset_text(p, row_index(p, n->address, n->context ? "q" : "r"), n->ld);
-}
-
-static const char *convert_load(Printer *p, DType dtype, const char *element) {
-  return dtype == DTYPE_BF16 ? arena_print(p->arena, "moec_from_bf16(%s)", element) : element;
-}
-
-/* What is stored of an output's node. What was cast to bf16, or loaded as such, is not rounded again. */
-static const char *convert_store(Printer *p, const BodyOutput *o) {
-  const Node *n = print_node(p, o->node);
-  const char *value = reference(p, o->node);
-  if (p->body->operands[o->operand].dtype != DTYPE_BF16)
-    return value;
-  bool rounded = n->kind == NODE_LOAD || (n->kind == NODE_MATH && n->op == OP_cast);
-  return arena_print(p->arena, "%s(%s)", rounded ? "moec_bf16_bits" : "moec_to_bf16", value);
-}
-
 /* ---------------------------------------------------------------- statements */
 
 /* A row scalar of the kernel's row or of a slot context; for a vector load, the pointer to its row. */
@@ -313,24 +165,25 @@ static void print_scalar(Printer *p, uint32_t i) {
   const char *type = print_register_type(n->dtype);
   if (n->kind == NODE_LOAD && node_is_vector(n)) {
     const char *row = is_kept_row(p, i) ? arena_print(p->arena, "%s_in", p->row[i]) : p->row[i];
-    print_line(p, "const %s *%s = %s%s;", print_c_type(n->dtype), row, p->operand[n->operand], load_row_offset(p, n));
+    print_line(p, "const %s *%s = %s%s;", print_c_type(n->dtype), row, p->operand[n->operand], print_load_offset(p, n));
     return;
   }
   switch (n->kind) {
   case NODE_LOAD: {
-    const char *column = n->column_node == NO_NODE ? "" : arena_print(p->arena, " + %s", reference(p, n->column_node));
-    const char *index = arena_print(p->arena, "%s%s", load_row_offset(p, n), column);
+    const char *column =
+        n->column_node == NO_NODE ? "" : arena_print(p->arena, " + %s", print_reference(p, n->column_node));
+    const char *index = arena_print(p->arena, "%s%s", print_load_offset(p, n), column);
     index = index[0] ? index + 3 : "0";
     const char *element = arena_print(p->arena, "%s[%s]", p->operand[n->operand], index);
-    print_line(p, "const %s %s = %s;", type, p->node[i], convert_load(p, n->dtype, element));
+    print_line(p, "const %s %s = %s;", type, p->node[i], print_convert_load(p, n->dtype, element));
     return;
   }
   case NODE_MATH:
-    print_line(p, "const %s %s = %s;", type, p->node[i], math_expression(p, n));
+    print_line(p, "const %s %s = %s;", type, p->node[i], print_math(p, n));
     return;
   case NODE_UNIFORM:
     print_line(p, "const float %s = moec_uniform(*seed, (uint64_t)%s, 0, (uint32_t)%s, (uint32_t)%s);", p->node[i],
-               reference(p, n->input[0]), p->operand[n->tag_operand], reference(p, n->input[1]));
+               print_reference(p, n->input[0]), p->operand[n->tag_operand], print_reference(p, n->input[1]));
     return;
   case NODE_EXPERT:
     print_line(p, "const int32_t %s = moec_expert_of_row(%s, %lld, %s);", p->node[i], p->operand[n->operand],
@@ -348,10 +201,71 @@ static void print_scalar(Printer *p, uint32_t i) {
 /* The mask of a row scalar that vectors are selected by. */
 static void print_mask(Printer *p, uint32_t scalar) {
   for (uint32_t i = scalar + 1; i < vec_len(p->body->nodes); i++)
-    if (is_choice_of_row(p, print_node(p, i)) && print_node(p, i)->input[0] == scalar) {
+    if (print_is_choice_of_row(p, print_node(p, i)) && print_node(p, i)->input[0] == scalar) {
       print_line(p, "const int32_t %s_mask = %s != 0.0f ? -1 : 0;", p->node[scalar], p->node[scalar]);
       return;
     }
+}
+
+/* Whether a loop of the level reads the node from where it is kept. */
+static bool is_read_back(const Printer *p, uint32_t i, int level) {
+  const Node *n = print_node(p, i);
+  return !n->context && p->plan->keep[i] != KEEP_NOTHING && (p->plan->level[i] < level || node_is_whole(n));
+}
+
+/* The index of the loop's column in the row that a node is kept in. */
+static const char *kept_index(const Printer *p, uint32_t i) {
+  return p->plan->keep[i] == KEEP_BUFFER && !p->plan->shared[i] ? p->loop.element : "c";
+}
+
+/* The row in memory that a loop of the level loads the node's columns from, or NULL. */
+static const char *loaded_row(Printer *p, uint32_t i, int level) {
+  const Node *n = print_node(p, i);
+  if (n->kind == NODE_LOAD)
+    return is_kept_row(p, i) ? arena_print(p->arena, "%s_in", p->row[i]) : p->row[i];
+  return is_read_back(p, i, level) && p->plan->keep[i] == KEEP_OUTPUT ? p->row[i] : NULL;
+}
+
+/* One column of a row in memory. */
+static const char *loaded_element(Printer *p, uint32_t i, const char *row) {
+  return p->loop.width > 1 ? arena_print(p->arena, "%s.at[i]", p->vector[i]) : arena_print(p->arena, "%s[c]", row);
+}
+
+/* Where the loop takes several columns at a time: their loads. `need`: by node. */
+static void print_loads(Printer *p, const bool *need, int level) {
+  if (p->loop.width == 1)
+    return;
+  for (uint32_t i = 0; i < vec_len(p->body->nodes); i++) {
+    const char *row = need[i] && node_is_vector(print_node(p, i)) ? loaded_row(p, i, level) : NULL;
+    if (row && p->loop.stride == 1)
+      print_line(p, "const auto %s = moec_load<%d>(%s + c0);", p->vector[i], p->loop.width, row);
+    else if (row)
+      print_line(p, "const auto %s = moec_load_strided<%d, %lld>(%s + c0, %lld - c0);", p->vector[i], p->loop.width,
+                 (long long)p->loop.stride, row, (long long)p->loop.guard);
+  }
+}
+
+void print_open_elements(Printer *p) {
+  if (p->loop.width == 1)
+    return;
+  print_pragma(p, "#pragma unroll");
+  print_line(p, "for (int i = 0; i < %d; i++) {", p->loop.width);
+  p->indent++;
+  print_line(p, "const int c = c0 + i%s;",
+             p->loop.stride == 1 ? "" : arena_print(p->arena, " * %lld", (long long)p->loop.stride));
+  if (p->loop.stride > 1) {
+    print_line(p, "if (c < %lld) {", (long long)p->loop.guard);
+    p->indent++;
+  }
+}
+
+void print_close_elements(Printer *p) {
+  if (p->loop.width == 1)
+    return;
+  for (int open = p->loop.stride > 1 ? 2 : 1; open > 0; open--) {
+    p->indent--;
+    print_line(p, "}");
+  }
 }
 
 /* One element of a vector in a loop over columns of the given level. */
@@ -360,28 +274,25 @@ static void print_element(Printer *p, uint32_t i, int level) {
   const char *type = print_register_type(n->dtype);
   if (n->kind == NODE_CONST || n->kind == NODE_COLUMN)
     return;
-  if (n->kind == NODE_LOAD) {
-    const char *row = is_kept_row(p, i) ? arena_print(p->arena, "%s_in", p->row[i]) : p->row[i];
+  const char *row = loaded_row(p, i, level);
+  if (row) {
+    const char *element = loaded_element(p, i, row);
     print_line(p, "const %s %s = %s;", type, p->node[i],
-               convert_load(p, n->dtype, arena_print(p->arena, "%s[c]", row)));
-    return;
-  }
-  bool kept = !n->context && p->plan->keep[i] != KEEP_NOTHING && (p->plan->level[i] < level || node_is_whole(n));
-  if (kept) {
-    bool own = p->plan->keep[i] == KEEP_BUFFER && !p->plan->shared[i];
-    print_line(p, "const %s %s = %s[%s];", type, p->node[i], p->row[i], own ? p->words.buffer_element : "c");
+               n->kind == NODE_LOAD ? print_convert_load(p, n->dtype, element) : element);
+  } else if (is_read_back(p, i, level)) {
+    print_line(p, "const %s %s = %s[%s];", type, p->node[i], p->row[i], kept_index(p, i));
   } else if (n->kind == NODE_UNIFORM) {
     print_line(p, "const float %s = moec_uniform(*seed, (uint64_t)%s * %llu, (uint32_t)c, (uint32_t)%s, (uint32_t)%s);",
-               p->node[i], reference(p, n->input[0]), (unsigned long long)n->columns, p->operand[n->tag_operand],
-               reference(p, n->input[1]));
+               p->node[i], print_reference(p, n->input[0]), (unsigned long long)n->columns, p->operand[n->tag_operand],
+               print_reference(p, n->input[1]));
   } else {
-    print_line(p, "const %s %s = %s;", type, p->node[i], math_expression(p, n));
+    print_line(p, "const %s %s = %s;", type, p->node[i], print_math(p, n));
   }
 }
 
 static void print_accumulate(Printer *p, uint32_t i) {
   const Node *n = print_node(p, i);
-  const char *x = reference(p, n->input[0]), *name = p->node[i];
+  const char *x = print_reference(p, n->input[0]), *name = p->node[i];
   if (n->op == OP_sum)
     print_line(p, "%s += %s;", name, x);
   else
@@ -405,12 +316,12 @@ static void print_scalars(Printer *p, int level) {
     if (node_is_vector(n) || p->plan->level[o->node] != level)
       continue;
     if (n->kind == NODE_COLUMN_SUM) {
-      print_line(p, "%s += %s;", p->sum[i], reference(p, n->input[0]));
+      print_line(p, "%s += %s;", p->sum[i], print_reference(p, n->input[0]));
       continue;
     }
-    const char *index = p->body->one_row ? "" : offset_text(p, "r", o->ld);
+    const char *index = p->body->one_row ? "" : print_offset(p, "r", o->ld);
     print_line(p, "%s%s[%s] = %s;", p->words.one_thread, p->operand[o->operand], index[0] ? index + 3 : "0",
-               convert_store(p, o));
+               print_convert_store(p, o));
   }
 }
 
@@ -427,20 +338,48 @@ static const uint32_t *loop_reductions(Printer *p, int level, int64_t columns) {
   return reductions;
 }
 
+/* Whether the loop over so many columns of the level stores the output. */
+static bool is_stored(const Printer *p, uint32_t output, int level, int64_t columns) {
+  const BodyOutput *o = &p->body->outputs[output];
+  const Node *n = print_node(p, o->node);
+  return n->columns == columns && p->plan->level[o->node] == level && n->kind != NODE_COLUMN_SUM &&
+         p->plan->root[o->node];
+}
+
+/* Where the loop takes several columns at a time: what they are stored from. */
+static void declare_stores(Printer *p, int level, int64_t columns) {
+  for (uint32_t i = 0; p->loop.width > 1 && i < vec_len(p->body->outputs); i++)
+    if (is_stored(p, i, level, columns))
+      print_line(p, "moec_vector<%s, %d> %s;", print_c_type(p->body->operands[p->body->outputs[i].operand].dtype),
+                 p->loop.width, p->out_vector[i]);
+}
+
 static void print_stores(Printer *p, int level, int64_t columns) {
   for (uint32_t i = 0; i < vec_len(p->body->nodes); i++)
     if (print_node(p, i)->columns == columns && p->plan->level[i] == level && is_kept_row(p, i) &&
         !node_is_whole(print_node(p, i)))
-      print_line(p, "%s[%s] = %s;", p->row[i], p->plan->shared[i] ? "c" : p->words.buffer_element, reference(p, i));
+      print_line(p, "%s[%s] = %s;", p->row[i], kept_index(p, i), print_reference(p, i));
   for (uint32_t i = 0; i < vec_len(p->body->outputs); i++) {
     const BodyOutput *o = &p->body->outputs[i];
     const Node *n = print_node(p, o->node);
-    if (n->columns != columns || p->plan->level[o->node] != level)
+    if (n->kind == NODE_COLUMN_SUM && n->columns == columns && p->plan->level[o->node] == level)
+      print_line(p, "%s[%s] += %s;", p->sum[i], p->loop.sum, print_reference(p, n->input[0]));
+    else if (is_stored(p, i, level, columns) && p->loop.width > 1)
+      print_line(p, "%s.at[i] = %s;", p->out_vector[i], print_convert_store(p, o));
+    else if (is_stored(p, i, level, columns))
+      print_line(p, "%s[c] = %s;", p->out_row[i], print_convert_store(p, o));
+  }
+}
+
+static void print_vector_stores(Printer *p, int level, int64_t columns) {
+  for (uint32_t i = 0; p->loop.width > 1 && i < vec_len(p->body->outputs); i++) {
+    if (!is_stored(p, i, level, columns))
       continue;
-    if (n->kind == NODE_COLUMN_SUM)
-      print_line(p, "%s[c] += %s;", p->sum[i], reference(p, n->input[0]));
-    else if (p->plan->root[o->node])
-      print_line(p, "%s[c] = %s;", p->out_row[i], convert_store(p, o));
+    if (p->loop.stride == 1)
+      print_line(p, "moec_store(%s + c0, %s);", p->out_row[i], p->out_vector[i]);
+    else
+      print_line(p, "moec_store_strided<%lld>(%s + c0, %s, %lld - c0);", (long long)p->loop.stride, p->out_row[i],
+                 p->out_vector[i], (long long)p->loop.guard);
   }
 }
 
@@ -464,16 +403,21 @@ static void print_loop(Printer *p, int level, int64_t columns) {
     const Node *n = print_node(p, *i);
     const char *start = n->op == OP_sum       ? "0"
                         : n->op == OP_maximum ? "-MOEC_INFINITY"
-                                              : number_text(p, DTYPE_I32, (double)columns);
+                                              : print_number(p, DTYPE_I32, (double)columns);
     print_line(p, "%s %s = %s;", print_register_type(n->dtype), p->node[*i], start);
   }
   p->style->open_columns(p, columns, reductions);
+  print_loads(p, need, level);
+  declare_stores(p, level, columns);
+  print_open_elements(p);
   for (uint32_t i = first; i < count; i++)
     if (need[i])
       print_element(p, i, level);
   print_stores(p, level, columns);
   for (const uint32_t *i = reductions; *i != NO_NODE; i++)
     print_accumulate(p, *i);
+  print_close_elements(p);
+  print_vector_stores(p, level, columns);
   p->style->close_columns(p, columns, reductions);
   if (stores_shared(p, level, columns))
     p->style->wait(p);
@@ -484,12 +428,16 @@ static void print_loop(Printer *p, int level, int64_t columns) {
 static const uint32_t no_reductions[] = {NO_NODE};
 
 static void print_zero_row(Printer *p, uint32_t i) {
-  if (node_is_vector(print_node(p, i)))
-    p->style->open_columns(p, print_node(p, i)->columns, no_reductions);
-  print_line(p, "%s%s[%s] = 0.0f;", node_is_vector(print_node(p, i)) ? "" : p->words.one_thread, p->row[i],
-             node_is_vector(print_node(p, i)) ? "c" : "0");
-  if (node_is_vector(print_node(p, i)))
-    p->style->close_columns(p, print_node(p, i)->columns, no_reductions);
+  const Node *n = print_node(p, i);
+  if (!node_is_vector(n)) {
+    print_line(p, "%s%s[0] = 0.0f;", p->words.one_thread, p->row[i]);
+    return;
+  }
+  p->style->open_columns(p, n->columns, no_reductions);
+  print_open_elements(p);
+  print_line(p, "%s[%s] = 0.0f;", p->row[i], kept_index(p, i));
+  print_close_elements(p);
+  p->style->close_columns(p, n->columns, no_reductions);
 }
 
 static void open_block(Printer *p, const char *head) {
@@ -520,43 +468,57 @@ static void print_slots(Printer *p, uint32_t i) {
   if (n->kind == NODE_UNPACK)
     p->style->wait(p);
   open_block(p, arena_print(p->arena, "for (int j = 0; j < %lld; j++)", (long long)n->count));
-  const char *row = p->body->one_row ? "" : offset_text(p, "r", n->ld);
+  const char *row = p->body->one_row ? "" : print_offset(p, "r", n->ld);
   print_line(p, "const int64_t q = %s[%s%sj]; /* a packed row of this token */", p->operand[n->operand],
              row[0] ? row + 3 : "", row[0] ? " + " : "");
   print_line(p, "if (q < 0)");
   print_line(p, "  break;");
   print_context_scalars(p, i);
   if (vector) {
+    uint32_t count = vec_len(p->body->nodes);
+    bool *need = arena_alloc(p->arena, count * sizeof *need);
+    for (uint32_t k = i + 1; k < count; k++)
+      need[k] = print_node(p, k)->context == i + 1 && node_is_vector(print_node(p, k));
     p->style->open_columns(p, n->columns, no_reductions);
-    for (uint32_t k = i + 1; k < vec_len(p->body->nodes); k++)
-      if (print_node(p, k)->context == i + 1 && node_is_vector(print_node(p, k)))
+    print_loads(p, need, 0);
+    print_open_elements(p);
+    for (uint32_t k = i + 1; k < count; k++)
+      if (need[k])
         print_element(p, k, 0);
-    print_line(p, "%s[c] += %s;", p->row[i], reference(p, n->input[0]));
+    print_line(p, "%s[%s] += %s;", p->row[i], kept_index(p, i), print_reference(p, n->input[0]));
+    print_close_elements(p);
     p->style->close_columns(p, n->columns, no_reductions);
   } else if (n->kind == NODE_COMBINE) {
-    print_line(p, "%s%s[0] += %s;", p->words.one_thread, p->row[i], reference(p, n->input[0]));
+    print_line(p, "%s%s[0] += %s;", p->words.one_thread, p->row[i], print_reference(p, n->input[0]));
   } else {
-    print_line(p, "%s%s[%s] = %s;", p->words.one_thread, p->row[i], reference(p, n->input[1]),
-               reference(p, n->input[0]));
+    print_line(p, "%s%s[%s] = %s;", p->words.one_thread, p->row[i], print_reference(p, n->input[1]),
+               print_reference(p, n->input[0]));
   }
   close_block(p);
 }
 
 static void print_rows_sum(Printer *p, uint32_t i) {
   const Node *n = print_node(p, i);
-  const char *first = row_index(p, n->address, "r"), *type = print_c_type(p->body->operands[n->operand].dtype);
+  const char *first = print_row_index(p, n->address, "r"), *type = print_c_type(p->body->operands[n->operand].dtype);
   print_zero_row(p, i);
   open_block(p, arena_print(p->arena, "for (int64_t j = 0; j < %lld; j++)", (long long)n->count));
   const char *step = n->stride == 1 ? "j" : arena_print(p->arena, "j * %lld", (long long)n->stride);
   const char *index = p->body->one_row ? step : arena_print(p->arena, "%s + %s", first, step);
   print_line(p, "const %s *row = %s + (%s) * %lld;", type, p->operand[n->operand], index, (long long)n->ld);
-  bool vector = node_is_vector(n);
-  if (vector)
-    p->style->open_columns(p, n->columns, no_reductions);
-  print_line(p, "%s%s[%s] += %s;", vector ? "" : p->words.one_thread, p->row[i], vector ? "c" : "0",
-             convert_load(p, p->body->operands[n->operand].dtype, vector ? "row[c]" : "row[0]"));
-  if (vector)
-    p->style->close_columns(p, n->columns, no_reductions);
+  DType dtype = p->body->operands[n->operand].dtype;
+  if (!node_is_vector(n)) {
+    print_line(p, "%s%s[0] += %s;", p->words.one_thread, p->row[i], print_convert_load(p, dtype, "row[0]"));
+    close_block(p);
+    return;
+  }
+  p->style->open_columns(p, n->columns, no_reductions);
+  if (p->loop.width > 1 && p->loop.stride == 1)
+    print_line(p, "const auto row_v = moec_load<%d>(row + c0);", p->loop.width);
+  print_open_elements(p);
+  print_line(p, "%s[%s] += %s;", p->row[i], kept_index(p, i),
+             print_convert_load(p, dtype, p->loop.width > 1 && p->loop.stride == 1 ? "row_v.at[i]" : "row[c]"));
+  print_close_elements(p);
+  p->style->close_columns(p, n->columns, no_reductions);
   close_block(p);
 }
 
@@ -572,19 +534,20 @@ static void print_whole(Printer *p, uint32_t i) {
     print_rows_sum(p, i);
     break;
   case NODE_TOPK:
-    print_line(p, "moec_topk_mask%s(%s, %lld, %lld, %s%s);", p->words.call_template, p->row[n->input[0]],
+    print_line(p, "moec_topk_mask%s(%s, %lld, %lld, %s%s);", s->call_template(p, i), p->row[n->input[0]],
                (long long)n->columns, (long long)n->count, p->row[i], p->words.call_arguments);
     break;
   case NODE_PRODUCT:
     print_line(p, "moec_%s%s%s(%s, %s, %lld, %lld, %lld, %s%s);", n->transposed ? "matvec" : "vecmat",
-               p->body->operands[n->operand].dtype == DTYPE_BF16 ? "_bf16" : "", p->words.call_template,
+               p->body->operands[n->operand].dtype == DTYPE_BF16 ? "_bf16" : "", s->call_template(p, i),
                p->row[n->input[0]], p->operand[n->operand], (long long)n->ld, (long long)n->columns,
                (long long)n->count, p->row[i], p->words.call_arguments);
     break;
   default:
     ir_bug("node kind %d fills no row", (int)n->kind);
   }
-  s->wait(p);
+  if (p->plan->shared[i])
+    s->wait(p);
 }
 
 /* ---------------------------------------------------------------- the function */
@@ -615,13 +578,6 @@ bool body_reduces(const KernelBody *body) {
     if (body->nodes[i].kind == NODE_REDUCE || node_is_whole(&body->nodes[i]))
       return true;
   return false;
-}
-
-bool body_is_scalar(const KernelBody *body) {
-  for (uint32_t i = 0; i < vec_len(body->nodes); i++)
-    if (node_is_vector(&body->nodes[i]) || node_is_whole(&body->nodes[i]))
-      return false;
-  return true;
 }
 
 bool output_is_column_sum(const KernelBody *body, uint32_t output) {
@@ -656,6 +612,8 @@ char *kernel_print(Arena *arena, const CStyle *style, const KernelBody *body, co
   p->row = arena_alloc(arena, (nodes + 1) * sizeof *p->row);
   p->out_row = arena_alloc(arena, (outputs + 1) * sizeof *p->out_row);
   p->sum = arena_alloc(arena, (outputs + 1) * sizeof *p->sum);
+  p->vector = arena_alloc(arena, (nodes + 1) * sizeof *p->vector);
+  p->out_vector = arena_alloc(arena, (outputs + 1) * sizeof *p->out_vector);
   name_operands(p);
   name_nodes(p);
   print_head(p);
@@ -664,7 +622,7 @@ char *kernel_print(Arena *arena, const CStyle *style, const KernelBody *body, co
     const BodyOutput *o = &body->outputs[i];
     if (o->scratch == NO_OPERAND && node_is_vector(print_node(p, o->node)))
       print_line(p, "%s *%s = %s%s;", print_c_type(body->operands[o->operand].dtype), p->out_row[i],
-                 p->operand[o->operand], body->one_row ? "" : offset_text(p, "r", o->ld));
+                 p->operand[o->operand], body->one_row ? "" : print_offset(p, "r", o->ld));
   }
   for (int level = 0; level < p->plan->levels; level++) {
     print_scalars(p, level);

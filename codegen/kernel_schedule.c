@@ -54,6 +54,7 @@ static int own_cost(const Node *n) {
   case OP_expm1:
   case OP_log1p:
   case OP_tanh:
+  case OP_erf:
   case OP_sigmoid:
   case OP_cos:
   case OP_sin:
@@ -178,8 +179,8 @@ static void find_last_reads(Arena *arena, const KernelBody *body, const LoopPlan
 }
 
 /* An output may take the place of an input when nothing of any row that only the kernel's own row reads is read behind
- * the store. */
-static void decide_in_place(Arena *arena, const KernelBody *body, LoopPlan *plan) {
+ * the store. scalars_alone: one thread reads and stores the scalars of a row; otherwise one stores what all read. */
+static void decide_in_place(Arena *arena, const KernelBody *body, LoopPlan *plan, bool scalars_alone) {
   int *last_read = arena_alloc(arena, (vec_len(body->operands) + 1) * sizeof *last_read);
   find_last_reads(arena, body, plan, last_read);
   int latest = 0;
@@ -195,7 +196,8 @@ static void decide_in_place(Arena *arena, const KernelBody *body, LoopPlan *plan
     int stored = node_is_vector(n) ? loop_time(level) : scalar_time(level);
     if (node_is_whole(n) && plan->keep[o->node] == KEEP_OUTPUT)
       stored = whole_time(schedule_making_level(body, plan, o->node)) - 1; /* reads and writes mix: not the same time */
-    plan->in_place[o->operand] = n->kind != NODE_COLUMN_SUM && latest <= stored;
+    bool alone = node_is_vector(n) || scalars_alone;
+    plan->in_place[o->operand] = n->kind != NODE_COLUMN_SUM && latest <= stored && alone;
   }
 }
 
@@ -238,6 +240,13 @@ static void place_vectors(Arena *arena, const KernelBody *body, LoopPlan *plan, 
   }
 }
 
+/* Whether each column of a whole-row node is made where it is read: by one thread, in a register. */
+static bool is_made_in_place(const LoopPlan *plan, const Node *n, uint32_t i, int64_t buffer_limit) {
+  bool own_columns = n->kind == NODE_COMBINE || n->kind == NODE_ROWS_SUM;
+  return buffer_limit != NO_BUFFER_LIMIT && own_columns && node_is_vector(n) && n->columns <= buffer_limit &&
+         !plan->shared[i];
+}
+
 LoopPlan *kernel_schedule(Arena *arena, const KernelBody *body, int64_t buffer_limit) {
   uint32_t count = vec_len(body->nodes);
   LoopPlan *plan = arena_alloc(arena, sizeof *plan);
@@ -257,11 +266,13 @@ LoopPlan *kernel_schedule(Arena *arena, const KernelBody *body, int64_t buffer_l
   }
   for (uint32_t i = 0; i < count; i++) /* behind the inputs' needs, which ask for buffers */
     if (node_is_whole(node_at(body, i))) {
-      plan->keep[i] = node_is_vector(node_at(body, i)) && is_stored_exactly(body, i) ? KEEP_OUTPUT : KEEP_BUFFER;
-      plan->shared[i] = true;
+      bool in_place = is_made_in_place(plan, node_at(body, i), i, buffer_limit);
+      bool output = !in_place && node_is_vector(node_at(body, i)) && is_stored_exactly(body, i);
+      plan->keep[i] = output ? KEEP_OUTPUT : KEEP_BUFFER;
+      plan->shared[i] = !in_place;
     }
   mark_roots(body, plan);
   place_vectors(arena, body, plan, buffer_limit);
-  decide_in_place(arena, body, plan);
+  decide_in_place(arena, body, plan, buffer_limit == NO_BUFFER_LIMIT || body_is_scalar(body));
   return plan;
 }

@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "codegen/cuda_lower.h"
 #include "ir/rows.h"
 
 const LowerRule lower_rule[OP_COUNT] = {
@@ -60,14 +61,8 @@ static void materialize(Lower *l, uint32_t storage) {
     return;
   l->plan->storages[storage].fill = NO_INST;
   const Inst *constant = &l->func->insts[inst];
-  Step s = step_begin("fill", inst, inst);
-  step_number(l, &s, "rows", 1);
-  step_number(l, &s, "columns", 1);
-  step_word(l, &s, "type", dtype_name(lower_type(l, constant->output[0]).dtype));
-  step_write(l, &s, "to", (Place){.storage = storage});
-  step_number(l, &s, "ldt", 1);
-  step_real(l, &s, "value", inst_float(constant, ATTRIBUTE_value, 0));
-  step_end(l, &s);
+  lower_fill(l, inst, lower_type(l, constant->output[0]).dtype, (Place){.storage = storage},
+             inst_float(constant, ATTRIBUTE_value, 0));
 }
 
 void step_read(Lower *l, Step *s, const char *key, Place place) {
@@ -171,12 +166,25 @@ static void count_work(Lower *l) {
   l->plan->work_of_pair = layers ? pairs / layers : 0;
 }
 
+/* For CUDA an op has a rule of its own, or one that makes row kernels, views and copies for both targets. */
+static LowerRule find_rule(const Lower *l, Op op) {
+  LowerRule rule = lower_rule[op];
+  if (l->target == PLAN_CPU)
+    return rule;
+  if (cuda_lower_rule[op])
+    return cuda_lower_rule[op];
+  bool both = rule == lower_row || rule == lower_sum || rule == lower_view || rule == lower_concat;
+  return both ? rule : lower_cuda_missing;
+}
+
 static FuncPlan lower_func(Plan *plan, const Func *f) {
   FuncPlan out = {.func = f, .loss_inst = find_loss(f), .peak.step = NO_STEP};
   Lower l = {.arena = plan->arena,
              .module = plan->module,
              .func = f,
              .plan = &out,
+             .target = plan->target,
+             .cuda = &plan->cuda,
              .kernels = &plan->kernels,
              .seed = NO_STORAGE};
   find_last_uses(&l, plan->keep_values);
@@ -190,7 +198,7 @@ static FuncPlan lower_func(Plan *plan, const Func *f) {
     if (inst->group != NO_GROUP)
       lower_kernel(&l, i, last);
     else if (inst->op != OP_const && is_read(&l, inst, i))
-      lower_rule[inst->op](&l, i);
+      find_rule(&l, inst->op)(&l, i);
     i = last;
   }
   lower_results(&l);
@@ -202,15 +210,26 @@ static FuncPlan lower_func(Plan *plan, const Func *f) {
   return out;
 }
 
-Plan *plan_lower(const Module *m, bool keep_values) {
+static Plan *lower_module(const Module *m, PlanTarget target, bool keep_values, CudaOptions cuda) {
   Plan *plan = arena_alloc(m->arena, sizeof *plan);
   plan->arena = m->arena;
   plan->module = m;
+  plan->target = target;
+  plan->cuda = cuda;
   plan->kernels.arena = m->arena;
+  plan->kernels.cuda = target == PLAN_CUDA;
   plan->keep_values = keep_values;
   for (uint32_t i = 0; i < vec_len(m->funcs); i++)
     vec_push(plan->arena, plan->funcs, lower_func(plan, m->funcs[i]));
   return plan;
+}
+
+Plan *plan_lower(const Module *m, PlanTarget target, bool keep_values) {
+  return lower_module(m, target, keep_values, (CudaOptions){0});
+}
+
+Plan *plan_lower_cuda(const Module *m, bool keep_values, CudaOptions options) {
+  return lower_module(m, PLAN_CUDA, keep_values, options);
 }
 
 int64_t plan_act_bytes(const Plan *plan) {

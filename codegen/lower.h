@@ -9,9 +9,12 @@ typedef struct Lower {
   const Module *module;
   const Func *func;
   FuncPlan *plan;
+  PlanTarget target;
+  const CudaOptions *cuda; /* where the target is CUDA */
   KernelSet *kernels;
   uint32_t *last_use; /* by ValueId: index of the last instruction that reads it; UINT32_MAX: a result */
   int64_t *ld;        /* by ValueId, as in plan->values, for the kernels */
+  int64_t *offset;    /* by ValueId: bytes from the beginning of its storage, likewise */
   uint32_t seed;      /* the storage of the seed cell, or NO_STORAGE */
 } Lower;
 
@@ -53,9 +56,14 @@ Place lower_place(const Lower *l, ValueId v);
 Type lower_type(const Lower *l, ValueId v);
 /* A `copy` step between two places of `type`'s rows and columns (lower_view.c). */
 void lower_copy(Lower *l, uint32_t inst, Type type, Place from, int64_t ldf, Place to, int64_t ldt);
+/* A constant's memory, written. */
+void lower_fill(Lower *l, uint32_t inst, DType dtype, Place to, double value);
 /* The value without gaps between its rows: its own place, or that of a copy made here. */
 Place lower_contiguous(Lower *l, uint32_t inst, ValueId v);
 /* Instructions first..last as one kernel (lower_row.c). */
 void lower_kernel(Lower *l, uint32_t first, uint32_t last);
+/* Operands of row kernels that are no values: the run's seed cell, and the tag itself. */
+Place lower_seed(Lower *l);
+Place lower_tag(Lower *l, int64_t tag);
 
 #endif

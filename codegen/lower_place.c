@@ -2,8 +2,8 @@
  *
  * In: a function. Out: plan->values and plan->storages, offsets within the act arena still open. Holds: a view shares
  * its operand's storage where the operand's gaps between rows allow it; an operand that only a concatenation reads is
- * made in its place there. A result "grad @p", "param @p", "m @p", "v @p"
- * (update functions: "p0", "m0", ...) stands in its arena as soon as it is made when nobody reads afterwards what it
+ * made in its place there. A result "grad @p", "param @p", "m @p", "v @p" (update functions: "p0", "m0", ...; the next
+ * value of a state among the gradients) stands in its arena as soon as it is made when nobody reads afterwards what it
  * overwrites; else it is copied there behind the last step.
  */
 #include "codegen/lower.h"
@@ -65,7 +65,8 @@ static bool result_target(const Func *f, const char *label, Target *target) {
   static const struct {
     const char *prefix;
     Space space;
-  } prefixes[] = {{"grad @", SPACE_GRAD}, {"param @", SPACE_PARAM}, {"m @", SPACE_M}, {"v @", SPACE_V}};
+  } prefixes[] = {
+      {"grad @", SPACE_GRAD}, {"param @", SPACE_PARAM}, {"m @", SPACE_M}, {"v @", SPACE_V}, {"next @", SPACE_GRAD}};
   for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++) {
     size_t length = strlen(prefixes[i].prefix);
     if (strncmp(label, prefixes[i].prefix, length) == 0) {
@@ -78,8 +79,10 @@ static bool result_target(const Func *f, const char *label, Target *target) {
 }
 
 static Space parameter_space(const Func *f, const Value *value) {
-  static const Space own[] = {SPACE_PARAM, SPACE_M, SPACE_V};
-  static const Space source[] = {SPACE_SOURCE_PARAM, SPACE_SOURCE_M, SPACE_SOURCE_V};
+  static const Space own[SLOT_COUNT] = {SPACE_PARAM, SPACE_M, SPACE_V, SPACE_GRAD};
+  static const Space source[SLOT_COUNT] = {SPACE_SOURCE_PARAM, SPACE_SOURCE_M, SPACE_SOURCE_V};
+  if (value->slot == SLOT_NEXT && value->table != f->table)
+    ir_bug("%s: the next value of @%s belongs to updates of its own table", f->name, value->parameter);
   return value->table == f->table ? own[value->slot] : source[value->slot];
 }
 
@@ -129,6 +132,8 @@ static void place_split(Lower *l, const Inst *inst) {
 static bool writes_strided(const Inst *inst, uint8_t output) {
   switch (inst->op) {
   case OP_route:
+  case OP_rank_rows:
+  case OP_balanced_assignment:
   case OP_scatter_rows:
   case OP_grouped_outer:
     return false;
@@ -174,6 +179,7 @@ void lower_places(Lower *l) {
   const Func *f = l->func;
   l->plan->values = arena_alloc(l->arena, (vec_len(f->values) + 1) * sizeof *l->plan->values);
   l->ld = arena_alloc(l->arena, (vec_len(f->values) + 1) * sizeof *l->ld);
+  l->offset = arena_alloc(l->arena, (vec_len(f->values) + 1) * sizeof *l->offset);
   for (uint32_t v = 0; v < vec_len(f->values); v++)
     if (f->values[v].kind != VALUE_RESULT)
       place_input(l, v);
@@ -183,8 +189,10 @@ void lower_places(Lower *l) {
   for (uint32_t i = vec_len(f->insts); i-- > 0;)
     if (f->insts[i].op == OP_concat && f->insts[i].group == NO_GROUP)
       place_concat(l, &f->insts[i], uses);
-  for (uint32_t v = 0; v < vec_len(f->values); v++)
+  for (uint32_t v = 0; v < vec_len(f->values); v++) {
     l->ld[v] = l->plan->values[v].ld;
+    l->offset[v] = l->plan->values[v].place.offset;
+  }
 }
 
 /* ---------------------------------------------------------------- pinning */

@@ -21,6 +21,34 @@ void lower_route(Lower *l, uint32_t index) {
   step_end(l, &s);
 }
 
+static void lower_groups(Lower *l, uint32_t index, const char *keyword, int64_t scratch_bytes) {
+  const Inst *inst = &l->func->insts[index];
+  ValueId x = inst->input[0], c = inst->output[0];
+  Step s = step_begin(keyword, index, index);
+  step_number(l, &s, "n", type_rows(l->module, lower_type(l, x)));
+  step_number(l, &s, "columns", type_columns(l->module, lower_type(l, x)));
+  step_number(l, &s, "groups", inst_int(inst, ATTRIBUTE_groups, 1));
+  step_read(l, &s, "x", lower_place(l, x));
+  step_number(l, &s, "ldx", l->ld[x]);
+  step_write(l, &s, "c", lower_place(l, c));
+  step_scratch(l, &s, "scratch", scratch_bytes);
+  step_end(l, &s);
+}
+
+/* Scratch: a key of 8 bytes for every element. */
+void lower_rank_rows(Lower *l, uint32_t index) {
+  const Inst *inst = &l->func->insts[index];
+  lower_groups(l, index, "rank_rows", 8 * type_elements(l->module, lower_type(l, inst->input[0])));
+}
+
+/* Scratch of one slice: three numbers of 8 bytes and one of 4 for every element, one of each for every row. */
+void lower_balanced_assignment(Lower *l, uint32_t index) {
+  const Inst *inst = &l->func->insts[index];
+  Type x = lower_type(l, inst->input[0]);
+  int64_t rows = type_rows(l->module, x) / inst_int(inst, ATTRIBUTE_groups, 1);
+  lower_groups(l, index, "balanced_assignment", rows * (28 * type_columns(l->module, x) + 12));
+}
+
 static void step_float_type(Lower *l, Step *s, ValueId x, ValueId c) {
   if (lower_type(l, x).dtype == DTYPE_F32)
     return;

@@ -1,21 +1,25 @@
 /* Lowering to row kernels: one instruction or one group becomes one `launch`. */
-#include "codegen/lower.h"
+#include "codegen/cuda_lower.h"
 
 /* A kernel that draws random numbers reads the run's seed: an input without a value. */
-static Place seed_place(Lower *l) {
+Place lower_seed(Lower *l) {
   if (l->seed == NO_STORAGE)
     l->seed = lower_storage(l, (Storage){.space = SPACE_SEED, .bytes = 8, .value = NO_VALUE});
   return (Place){.storage = l->seed};
 }
 
 /* The number itself, written as a place. */
-static Place tag_place(Lower *l, int64_t tag) {
+Place lower_tag(Lower *l, int64_t tag) {
   return (Place){.storage = lower_storage(l, (Storage){.space = SPACE_TAG, .offset = tag, .value = NO_VALUE})};
 }
 
 void lower_kernel(Lower *l, uint32_t first, uint32_t last) {
-  ValueLayout layout = {.ld = l->ld, .last_use = l->last_use};
+  ValueLayout layout = {.ld = l->ld, .offset = l->offset, .last_use = l->last_use};
   KernelCall *call = kernel_lower(l->kernels, l->func, first, last, &layout);
+  if (l->target == PLAN_CUDA) {
+    cuda_row_kernel(l, call, first, last);
+    return;
+  }
   Step s = step_begin("launch", first, last);
   s.kernel = call->kernel;
   step_word(l, &s, NULL, kernel_name(call->kernel));
@@ -25,9 +29,9 @@ void lower_kernel(Lower *l, uint32_t first, uint32_t last) {
     if (operand->role == OPERAND_SCRATCH)
       step_scratch(l, &s, NULL, operand->scratch_bytes);
     else if (operand->role == OPERAND_TAG)
-      step_read(l, &s, NULL, tag_place(l, operand->tag));
+      step_read(l, &s, NULL, lower_tag(l, operand->tag));
     else if (operand->value == NO_VALUE)
-      step_read(l, &s, NULL, seed_place(l));
+      step_read(l, &s, NULL, lower_seed(l));
     else if (operand->role == OPERAND_INPUT)
       step_read(l, &s, NULL, lower_place(l, operand->value));
     else

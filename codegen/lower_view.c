@@ -1,8 +1,12 @@
 /* Lowering of views and copies. A view is its operand's memory; only a reshape that the operand's gaps between rows
  * forbid is copied. Concatenation copies the operands that were not made in their place. */
-#include "codegen/lower.h"
+#include "codegen/cuda_lower.h"
 
 void lower_copy(Lower *l, uint32_t inst, Type type, Place from, int64_t ldf, Place to, int64_t ldt) {
+  if (l->target == PLAN_CUDA) {
+    cuda_copy(l, inst, type, from, ldf, to, ldt);
+    return;
+  }
   Step s = step_begin("copy", inst, inst);
   step_rows(l, &s, "rows", type);
   step_number(l, &s, "columns", type_columns(l->module, type));
@@ -11,6 +15,21 @@ void lower_copy(Lower *l, uint32_t inst, Type type, Place from, int64_t ldf, Pla
   step_number(l, &s, "ldf", ldf);
   step_write(l, &s, "to", to);
   step_number(l, &s, "ldt", ldt);
+  step_end(l, &s);
+}
+
+void lower_fill(Lower *l, uint32_t inst, DType dtype, Place to, double value) {
+  if (l->target == PLAN_CUDA) {
+    cuda_fill(l, inst, dtype, to, value);
+    return;
+  }
+  Step s = step_begin("fill", inst, inst);
+  step_number(l, &s, "rows", 1);
+  step_number(l, &s, "columns", 1);
+  step_word(l, &s, "type", dtype_name(dtype));
+  step_write(l, &s, "to", to);
+  step_number(l, &s, "ldt", 1);
+  step_real(l, &s, "value", value);
   step_end(l, &s);
 }
 

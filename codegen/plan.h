@@ -22,7 +22,8 @@ typedef enum Space {
   SPACE_SOURCE_PARAM,
   SPACE_SOURCE_M,
   SPACE_SOURCE_V,
-  SPACE_TAG, /* no memory: the offset is the operand itself */
+  SPACE_TAG,    /* no memory: the offset is the operand itself */
+  SPACE_STATUS, /* CUDA: the cell in which a kernel reports the user's mistake */
   SPACE_COUNT
 } Space;
 extern const char *const space_name[SPACE_COUNT]; /* as in the text: "act", "src.param" */
@@ -111,17 +112,30 @@ typedef struct FuncPlan {
   double work, work_of_pair; /* FLOPs of one run without expert pairs; of one selected pair, mean of the layers */
 } FuncPlan;
 
+typedef enum PlanTarget { PLAN_CPU, PLAN_CUDA } PlanTarget;
+
+/* Where a CUDA kernel has two forms, which one a plan takes; `ledger` hears of it when there is one. */
+typedef struct CudaOptions {
+  bool grouped_wgmma;   /* grouped products by wgmma where it can be used; else by mma.sync */
+  bool attention_wgmma; /* the same of attention */
+  struct Ledger *ledger;
+} CudaOptions;
+
 typedef struct Plan {
   Arena *arena;
   const Module *module;
+  PlanTarget target;
+  CudaOptions cuda;
   FuncPlan *funcs; /* arena vector, in the order of the module */
   KernelSet kernels;
   bool keep_values;
 } Plan;
 
-/* Lowers every function and plans its memory. keep_values: every value keeps a place of its own to the end of the
- * function, and the text names it, so that a checker can compare value by value. */
-Plan *plan_lower(const Module *m, bool keep_values);
+/* Lowers every function for the target and plans its memory. keep_values: every value keeps a place of its own to the
+ * end of the function, and the text names it, so that a checker can compare value by value. */
+Plan *plan_lower(const Module *m, PlanTarget target, bool keep_values);
+/* For CUDA, with choices; plan_lower takes the zeros. */
+Plan *plan_lower_cuda(const Module *m, bool keep_values, CudaOptions options);
 
 /* Offsets of the storages in the act arena (plan_memory.c): greedy, the largest first, best fit. Checks afterwards that
  * no two live storages share a byte and that nothing is read before it is written (ir_bug). */

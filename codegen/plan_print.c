@@ -7,8 +7,8 @@
 #include <inttypes.h>
 #include <string.h>
 
-const char *const space_name[SPACE_COUNT] = {"act",  "param",     "grad",  "m",     "v",
-                                             "seed", "src.param", "src.m", "src.v", "tag"};
+const char *const space_name[SPACE_COUNT] = {"act",       "param", "grad",  "m",   "v",     "seed",
+                                             "src.param", "src.m", "src.v", "tag", "status"};
 
 int64_t place_offset(const FuncPlan *plan, Place place) {
   return plan->storages[place.storage].offset + place.offset;
@@ -86,7 +86,8 @@ static void print_run(const Module *m, FILE *out) {
 
 static void print_head(const Plan *plan, FILE *out) {
   const Module *m = plan->module;
-  fprintf(out, "moec-plan 1 target=cpu module=%s task=%s\n", m->name, m->task ? m->task : "-");
+  fprintf(out, "moec-plan 1 target=%s module=%s task=%s\n", plan->target == PLAN_CUDA ? "cuda" : "cpu", m->name,
+          m->task ? m->task : "-");
   fprintf(out, "arena act=%" PRId64 "\n", plan_act_bytes(plan));
   bool any = false;
   for (uint32_t i = 0; i < vec_len(m->symbols); i++)

@@ -174,6 +174,30 @@ MOEC_INLINE float moec_tanh(float x) {
   return __builtin_copysignf(e / (e + 2.0f), x);
 }
 
+/* Both polynomials are least-maximum fits: of erf(x)/x - 1 in x^2 up to 0.92, of -log(1 - erf(x))/x - 1 beyond. */
+MOEC_INLINE float moec_erf(float x) {
+  const float magnitude = __builtin_fabsf(x);
+  const float square = magnitude * magnitude;
+  float near = -5.99940424e-4f;
+  near = moec_fma(near, square, 4.99483012e-3f);
+  near = moec_fma(near, square, -2.67677195e-2f);
+  near = moec_fma(near, square, 1.12818457e-1f);
+  near = moec_fma(near, square, -3.76124978e-1f);
+  near = moec_fma(near, square, 1.28379151e-1f);
+  near = moec_fma(near, magnitude, magnitude);
+  const float bounded = magnitude > 4.0f ? 4.0f : magnitude; /* erf(4) rounds to 1 */
+  float far = 1.12314656e-5f;
+  far = moec_fma(far, bounded, -3.22805397e-4f);
+  far = moec_fma(far, bounded, 3.64246499e-3f);
+  far = moec_fma(far, bounded, -2.37620752e-2f);
+  far = moec_fma(far, bounded, 1.0623689e-1f);
+  far = moec_fma(far, bounded, 6.35151327e-1f);
+  far = moec_fma(far, bounded, 1.2864849e-1f);
+  far = 1.0f - moec_exp(-moec_fma(far, bounded, bounded));
+  const float result = magnitude <= 0.92f ? near : far;
+  return x != x ? x : __builtin_copysignf(result, x);
+}
+
 MOEC_INLINE float moec_sigmoid(float x) {
   return 1.0f / (1.0f + moec_exp(-x));
 }

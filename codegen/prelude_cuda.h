@@ -15,9 +15,7 @@ MOEC_INLINE float moec_from_bf16(uint16_t x) {
 
 /* Round to nearest even; a NaN stays one. */
 MOEC_INLINE uint16_t moec_to_bf16(float x) {
-  const uint32_t bits = __float_as_uint(x);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  return (uint16_t)(x == x ? rounded : (bits >> 16) | 0x40u);
+  return (uint16_t)moec_pack_bf16(x, 0.0f);
 }
 
 /* Of a number that is one of bf16. */
@@ -27,6 +25,37 @@ MOEC_INLINE uint16_t moec_bf16_bits(float x) {
 
 MOEC_INLINE float moec_round_bf16(float x) {
   return moec_from_bf16(moec_to_bf16(x));
+}
+
+/* ---------------------------------------------------------------- several columns at a time */
+
+/* WIDTH elements as they stand in memory. Side by side they are read and written by accesses of up to 16 bytes, to
+ * which their address is aligned. */
+template <class T, int WIDTH> struct alignas(sizeof(T) * WIDTH < 16 ? sizeof(T) * WIDTH : 16) moec_vector {
+  T at[WIDTH];
+};
+
+template <int WIDTH, class T> MOEC_INLINE moec_vector<T, WIDTH> moec_load(const T *from) {
+  return *reinterpret_cast<const moec_vector<T, WIDTH> *>(from);
+}
+template <int WIDTH, class T> MOEC_INLINE void moec_store(T *to, const moec_vector<T, WIDTH> &x) {
+  *reinterpret_cast<moec_vector<T, WIDTH> *>(to) = x;
+}
+
+/* Elements STRIDE apart, of which those in front of `end` are there. */
+template <int WIDTH, int STRIDE, class T> MOEC_INLINE moec_vector<T, WIDTH> moec_load_strided(const T *from, int end) {
+  moec_vector<T, WIDTH> x;
+#pragma unroll
+  for (int i = 0; i < WIDTH; i++)
+    x.at[i] = i * STRIDE < end ? from[i * STRIDE] : T(0);
+  return x;
+}
+template <int STRIDE, int WIDTH, class T>
+MOEC_INLINE void moec_store_strided(T *to, const moec_vector<T, WIDTH> &x, int end) {
+#pragma unroll
+  for (int i = 0; i < WIDTH; i++)
+    if (i * STRIDE < end)
+      to[i * STRIDE] = x.at[i];
 }
 
 /* ---------------------------------------------------------------- arithmetic */
@@ -52,8 +81,19 @@ MOEC_INLINE float moec_log(float x) {
 MOEC_INLINE float moec_log1p(float x) {
   return log1pf(x);
 }
+/* Without branches: an odd polynomial near 0, where 1 - 2 / (e^2x + 1) cancels. Relative error below 5e-7. */
 MOEC_INLINE float moec_tanh(float x) {
-  return tanhf(x);
+  const float y = x * x;
+  float series = fmaf(-5.91984199e-3f, y, 2.08182379e-2f);
+  series = fmaf(series, y, -5.37908205e-2f);
+  series = fmaf(series, y, 1.33320120e-1f);
+  series = fmaf(series, y, -3.33333015e-1f);
+  const float power = moec_exp2(fabsf(x) * 2.88539008f); /* e^2|x| */
+  const float far = 1.0f - __fdividef(2.0f, power + 1.0f);
+  return y < 0.36f ? fmaf(series * y, x, x) : copysignf(far, x);
+}
+MOEC_INLINE float moec_erf(float x) {
+  return erff(x);
 }
 MOEC_INLINE float moec_sigmoid(float x) {
   return 1.0f / (1.0f + expf(-x));
@@ -186,21 +226,36 @@ MOEC_INLINE float moec_value(uint16_t x) {
   return moec_from_bf16(x);
 }
 
-/* y[i] = sum over d of x[d] w[i][d]: a warp for each i. */
-template <int TEAM, class W>
+/* y[i] = sum over d of x[d] w[i][d]: a warp for PRODUCTS i at a time, which share what it reads of x. WIDTH divides
+ * depth, and rows of x and w allow vectors of so many elements. */
+template <int TEAM, int WIDTH, class W>
 MOEC_INLINE void moec_matvec(const float *x, const W *w, int64_t ld, int n, int depth, float *y, int lane) {
-  for (int i = lane / 32; i < n; i += TEAM / 32) {
-    float sum = 0.0f;
-    for (int d = lane & 31; d < depth; d += 32)
-      sum += x[d] * moec_value(w[i * ld + d]);
-    sum = moec_team_join<32, moec_sum_of, float>(sum);
-    if ((lane & 31) == 0)
-      y[i] = sum;
+  const int PRODUCTS = 4;
+  for (int first = lane / 32 * PRODUCTS; first < n; first += TEAM / 32 * PRODUCTS) {
+    float sum[PRODUCTS] = {};
+    for (int d = (lane & 31) * WIDTH; d < depth; d += 32 * WIDTH) {
+      const auto x_v = moec_load<WIDTH>(x + d);
+#pragma unroll
+      for (int p = 0; p < PRODUCTS; p++) {
+        if (first + p < n) {
+          const auto w_v = moec_load<WIDTH>(w + (first + p) * ld + d);
+#pragma unroll
+          for (int i = 0; i < WIDTH; i++)
+            sum[p] += x_v.at[i] * moec_value(w_v.at[i]);
+        }
+      }
+    }
+#pragma unroll
+    for (int p = 0; p < PRODUCTS; p++) {
+      sum[p] = moec_team_join<32, moec_sum_of, float>(sum[p]);
+      if ((lane & 31) == 0 && first + p < n)
+        y[first + p] = sum[p];
+    }
   }
 }
 
 /* y[i] = sum over d of x[d] w[d][i]: a thread for each i. */
-template <int TEAM, class W>
+template <int TEAM, int WIDTH, class W>
 MOEC_INLINE void moec_vecmat(const float *x, const W *w, int64_t ld, int n, int depth, float *y, int lane) {
   for (int i = lane; i < n; i += TEAM) {
     float sum = 0.0f;
@@ -210,11 +265,47 @@ MOEC_INLINE void moec_vecmat(const float *x, const W *w, int64_t ld, int n, int 
   }
 }
 
-template <int TEAM>
+template <int TEAM, int WIDTH>
 MOEC_INLINE void moec_matvec_bf16(const float *x, const uint16_t *w, int64_t ld, int n, int depth, float *y, int lane) {
-  moec_matvec<TEAM, uint16_t>(x, w, ld, n, depth, y, lane);
+  moec_matvec<TEAM, WIDTH, uint16_t>(x, w, ld, n, depth, y, lane);
 }
-template <int TEAM>
+template <int TEAM, int WIDTH>
 MOEC_INLINE void moec_vecmat_bf16(const float *x, const uint16_t *w, int64_t ld, int n, int depth, float *y, int lane) {
-  moec_vecmat<TEAM, uint16_t>(x, w, ld, n, depth, y, lane);
+  moec_vecmat<TEAM, WIDTH, uint16_t>(x, w, ld, n, depth, y, lane);
+}
+
+/* ---------------------------------------------------------------- sums over rows */
+
+MOEC_INLINE void moec_put(float *to, float x) {
+  *to = x;
+}
+MOEC_INLINE void moec_put(uint16_t *to, float x) {
+  *to = moec_to_bf16(x);
+}
+
+/* out[c] = the sum of partial[block][c] over the blocks, by the 256 threads of a block, COLUMNS columns at a time: each
+ * thread adds every (256 / COLUMNS)th block, in order, and their sums are joined in a tree. */
+template <int COLUMNS, class OUT>
+MOEC_INLINE void moec_finish_sum(const float *partial, int64_t blocks, int columns, OUT *out) {
+  __shared__ float of_thread[256];
+  const int stretches = 256 / COLUMNS, column = threadIdx.x % COLUMNS;
+  for (int from = blockIdx.x * COLUMNS; from < columns; from += gridDim.x * COLUMNS) {
+    const int c = from + column;
+    float sum = 0.0f;
+    if (c < columns) {
+#pragma unroll 8
+      for (int64_t block = threadIdx.x / COLUMNS; block < blocks; block += stretches)
+        sum += partial[block * columns + c];
+    }
+    of_thread[threadIdx.x] = sum;
+    __syncthreads();
+    for (int half = 128; half >= COLUMNS; half /= 2) {
+      if (threadIdx.x < half)
+        of_thread[threadIdx.x] += of_thread[threadIdx.x + half];
+      __syncthreads();
+    }
+    if (threadIdx.x < COLUMNS && c < columns)
+      moec_put(out + c, of_thread[threadIdx.x]);
+    __syncthreads();
+  }
 }

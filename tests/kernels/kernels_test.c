@@ -6,15 +6,14 @@
  * that says it may stand in the place of an input gives the same bits there. `--print` shows the emitted C.
  */
 #include <dlfcn.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "ir/rows.h"
 #include "runtime/kernel_abi.h"
 #include "tests/kernels/cases.h"
+#include "tests/kernels/values.h"
 
 enum { GUARD = 64, UNTOUCHED = 0x7b };
 
@@ -28,67 +27,14 @@ typedef struct Memory {
   size_t size;          /* without them */
 } Memory;
 
-static uint16_t to_bf16(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return (uint16_t)(x != x ? 0x7fc0 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-static double from_bf16(uint16_t x) {
-  uint32_t bits = (uint32_t)x << 16;
-  float f;
-  memcpy(&f, &bits, sizeof f);
-  return f;
-}
-
 static Memory memory_new(size_t size) {
   Memory m = {malloc(size + 2 * GUARD), size};
   memset(m.bytes, UNTOUCHED, size + 2 * GUARD);
   return m;
 }
 
-static RowShape shape_of(const KernelCase *c, ValueId v) {
-  return row_shape(c->func->module, c->func->values[v].type);
-}
-
 static Memory memory_of_value(const KernelCase *c, ValueId v) {
-  RowShape shape = shape_of(c, v);
-  Type type = c->func->values[v].type;
-  int64_t elements = (shape.rows - 1) * (type.rank < 2 ? 1 : c->ld[v]) + shape.columns;
-  return memory_new((size_t)(type.rank == 1 && type.extent != NO_VALUE ? shape.rows : elements) *
-                    dtype_size(type.dtype));
-}
-
-static int64_t element_index(const KernelCase *c, ValueId v, int64_t row, int64_t column) {
-  return row * (c->func->values[v].type.rank < 2 ? 1 : c->ld[v]) + column;
-}
-
-static void fill_input(const KernelCase *c, ValueId v, Memory m) {
-  RowShape shape = shape_of(c, v);
-  const Tensor *t = c->run->tensors[v];
-  DType dtype = c->func->values[v].type.dtype;
-  for (int64_t r = 0; r < shape.rows; r++)
-    for (int64_t k = 0; k < shape.columns; k++) {
-      int64_t at = element_index(c, v, r, k), from = r * shape.columns + k;
-      if (dtype == DTYPE_I32)
-        ((int32_t *)(void *)(m.bytes + GUARD))[at] = t->i[from];
-      else if (dtype == DTYPE_F32)
-        ((float *)(void *)(m.bytes + GUARD))[at] = (float)t->f[from];
-      else
-        ((uint16_t *)(void *)(m.bytes + GUARD))[at] = to_bf16((float)t->f[from]);
-    }
-}
-
-static double element(const KernelCase *c, ValueId v, Memory m, int64_t at) {
-  const void *data = m.bytes + GUARD;
-  switch (c->func->values[v].type.dtype) {
-  case DTYPE_I32:
-    return ((const int32_t *)data)[at];
-  case DTYPE_F32:
-    return ((const float *)data)[at];
-  default:
-    return from_bf16(((const uint16_t *)data)[at]);
-  }
+  return memory_new(value_bytes(c, v));
 }
 
 /* ---------------------------------------------------------------- checks */
@@ -98,63 +44,25 @@ static void fail(const KernelCase *c, const Launch *l, ValueId v, const char *wh
   printf("FAILED: %s: %s, %%%s: %s\n", c->name, kernel_name(l->call->kernel), c->func->values[v].name, what);
 }
 
-static bool reads_bf16(const KernelCase *c, const Launch *l) {
-  for (uint32_t i = 0; i < vec_len(l->call->operands); i++) {
-    ValueId v = l->call->operands[i].value;
-    if (v != NO_VALUE && c->func->values[v].type.dtype == DTYPE_BF16)
-      return true;
-  }
-  return false;
-}
-
 static void compare_output(const KernelCase *c, const Launch *l, ValueId v, Memory m) {
-  RowShape shape = shape_of(c, v);
-  const Tensor *t = c->run->tensors[v];
-  Type type = c->func->values[v].type;
-  int64_t live = type.rank && type.dtype != DTYPE_COUNT
-                     ? t->live * (shape.rows / (type.rank > 1 || type.extent != NO_VALUE ? t->dim[0] : 1))
-                     : 1;
-  if (type.rank == 1 && type.extent == NO_VALUE)
-    live = 1;
-  double tolerance = reads_bf16(c, l) ? 4e-2 : 2e-5;
-  size_t size = dtype_size(type.dtype);
-  unsigned char *written = calloc(m.size, 1);
-  for (int64_t r = 0; r < live; r++)
-    for (int64_t k = 0; k < shape.columns; k++) {
-      int64_t at = element_index(c, v, r, k), from = r * shape.columns + k;
-      double want = t->f ? t->f[from] : t->i[from], got = element(c, v, m, at);
-      memset(written + (size_t)at * size, 1, size);
-      bool same = (isnan(want) && isnan(got)) || fabs(got - want) <= tolerance * (1 + fabs(want)) || got == want;
-      comparisons++;
-      if (!same) {
-        char text[160];
-        snprintf(text, sizeof text, "row %lld column %lld is %.9g, expected %.9g", (long long)r, (long long)k, got,
-                 want);
-        fail(c, l, v, text);
-        r = live;
-        break;
-      }
-    }
+  unsigned char *expected = calloc(m.size, 1);
+  char text[160];
+  comparisons += value_compare(c, v, m.bytes + GUARD, call_tolerance(c, l->call), expected, text, sizeof text);
+  if (*text)
+    fail(c, l, v, text);
   for (size_t i = 0; i < m.size + 2 * GUARD; i++) {
-    bool inside = i >= GUARD && i < GUARD + m.size && written[i - GUARD];
+    bool inside = i >= GUARD && i < GUARD + m.size && expected[i - GUARD];
     if (!inside && m.bytes[i] != UNTOUCHED) {
       fail(c, l, v, "written outside of its live rows and columns");
       break;
     }
   }
-  free(written);
+  free(expected);
 }
 
 /* ---------------------------------------------------------------- running */
 
 static uint64_t seed = CASE_SEED;
-
-static int64_t live_rows(const KernelCase *c, const KernelCall *call) {
-  if (call->extent == NO_VALUE)
-    return call->rows;
-  const Tensor *off = c->run->tensors[call->extent];
-  return off->i[off->dim[0] - 1];
-}
 
 /* Runs with memory of their own for all operands; `shared`: an output that stands in the memory of input `with`. */
 static Memory *run_kernel(const KernelCase *c, const Launch *l, moec_kernel kernel, int shared, int with) {
@@ -168,7 +76,7 @@ static Memory *run_kernel(const KernelCase *c, const Launch *l, moec_kernel kern
     else if (o->value != NO_VALUE && (int)i != shared)
       memory[i] = memory_of_value(c, o->value);
     if (o->role == OPERAND_INPUT && o->value != NO_VALUE)
-      fill_input(c, o->value, memory[i]);
+      value_store(c, o->value, memory[i].bytes + GUARD);
     pointer[i] = memory[i].bytes + GUARD;
     if (o->role == OPERAND_TAG)
       pointer[i] = (void *)(uintptr_t)o->tag; /* the number itself */
@@ -180,7 +88,7 @@ static Memory *run_kernel(const KernelCase *c, const Launch *l, moec_kernel kern
     memory[shared] = memory[with];
     memory[with].bytes = NULL;
   }
-  moec_launch launch = {.pointer = pointer, .rows = live_rows(c, l->call)};
+  moec_launch launch = {.pointer = pointer, .rows = call_live_rows(c, l->call)};
   kernel(&launch);
   free(pointer);
   return memory;
@@ -193,17 +101,17 @@ static void free_memory(Memory *memory, const Launch *l) {
 }
 
 static bool same_layout(const KernelCase *c, ValueId a, ValueId b) {
-  RowShape x = shape_of(c, a), y = shape_of(c, b);
+  RowShape x = value_shape(c, a), y = value_shape(c, b);
   return x.rows == y.rows && x.columns == y.columns && c->ld[a] == c->ld[b] &&
          c->func->values[a].type.dtype == c->func->values[b].type.dtype;
 }
 
 /* Elements of the live rows, bit for bit. */
 static bool same_elements(const KernelCase *c, ValueId v, Memory a, Memory b, int64_t rows) {
-  RowShape shape = shape_of(c, v);
+  RowShape shape = value_shape(c, v);
   size_t size = dtype_size(c->func->values[v].type.dtype);
   for (int64_t r = 0; r < rows; r++) {
-    size_t at = GUARD + (size_t)element_index(c, v, r, 0) * size;
+    size_t at = GUARD + (size_t)value_index(c, v, r, 0) * size;
     if (memcmp(a.bytes + at, b.bytes + at, (size_t)shape.columns * size) != 0)
       return false;
   }
@@ -223,8 +131,8 @@ static void check_in_place(const KernelCase *c, const Launch *l, moec_kernel ker
       in_place_runs++;
       for (uint32_t k = 0; k < count; k++) {
         const KernelOperand *other = &l->call->operands[k];
-        int64_t rows = shape_of(c, out->value).rows == 1 ? 1 : live_rows(c, l->call);
-        if (other->role == OPERAND_OUTPUT && shape_of(c, other->value).rows == shape_of(c, out->value).rows &&
+        int64_t rows = value_shape(c, out->value).rows == 1 ? 1 : call_live_rows(c, l->call);
+        if (other->role == OPERAND_OUTPUT && value_shape(c, other->value).rows == value_shape(c, out->value).rows &&
             !same_elements(c, other->value, memory[k], apart[k], rows))
           fail(c, l, other->value, "differs when an output stands in the place of an input");
       }

@@ -51,9 +51,36 @@ const char *nvrtc_source(Arena *arena, const KernelSet *set, uint32_t first, uin
   return copy;
 }
 
-bool nvrtc_accepts(const char *source) {
-  static const char *const options[] = {"--gpu-architecture=sm_80", "--std=c++17", "-Xptxas=-O1",
-                                        "--diag-suppress=177"};
+/* "ptxas info    : Compiling entry function 'NAME' for 'sm_80'", "    8 bytes stack frame, 4 bytes spill stores, 4
+ * bytes spill loads" and "ptxas info    : Used 32 registers, used 1 barriers, 16 bytes smem". */
+static void read_uses(const char *log, NvrtcUse *uses, int *count) {
+  static const char head[] = "Compiling entry function '";
+  *count = 0;
+  for (const char *at = log; (at = strstr(at, head)) && *count < NVRTC_ENTRIES; at++) {
+    NvrtcUse *use = &uses[(*count)++];
+    memset(use, 0, sizeof *use);
+    sscanf(at + sizeof head - 1, "%159[^']", use->entry);
+    const char *stack = strstr(at, " bytes stack frame"), *used = strstr(at, "Used "), *line = stack;
+    if (!stack || !used)
+      continue;
+    while (line > at && line[-1] != '\n')
+      line--;
+    sscanf(line, "%d bytes stack frame, %d bytes spill stores, %d bytes spill loads", &use->stack, &use->spill_out,
+           &use->spill_in);
+    sscanf(used, "Used %d registers", &use->registers);
+    const char *end = strchr(used, '\n'), *shared = strstr(used, " bytes smem");
+    if (shared && (!end || shared < end)) {
+      while (shared[-1] >= '0' && shared[-1] <= '9')
+        shared--;
+      use->shared = atoi(shared);
+    }
+  }
+}
+
+bool nvrtc_accepts(const char *source, const char *arch, NvrtcUse *uses, int *count) {
+  char target[64];
+  snprintf(target, sizeof target, "--gpu-architecture=%s", arch);
+  const char *const options[] = {target, "--std=c++17", "--diag-suppress=177", "--ptxas-options=-v"};
   NvrtcProgram *program;
   if (nvrtc.create(&program, source, "kernels.cu", 0, NULL, NULL) != 0)
     return false;
@@ -62,9 +89,12 @@ bool nvrtc_accepts(const char *source) {
   nvrtc.log_size(program, &size);
   char *log = calloc(size + 1, 1);
   nvrtc.log(program, log);
-  good = good && !strstr(log, "warning") && nvrtc.cubin_size(program, &cubin) == 0 && cubin > 0;
+  good = good && !strstr(log, "warning") && !strstr(log, "Potential Performance Loss") &&
+         nvrtc.cubin_size(program, &cubin) == 0 && cubin > 0;
   if (!good)
     printf("FAILED:\n%.4000s\n", log);
+  if (uses)
+    read_uses(log, uses, count);
   free(log);
   nvrtc.destroy(&program);
   return good;

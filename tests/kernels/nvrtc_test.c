@@ -20,7 +20,7 @@ int main(int count, char **arguments) {
     printf("SKIPPED: no NVRTC library on this machine\n");
     return NVRTC_SKIPPED;
   }
-  bool good = nvrtc_accepts(source);
+  bool good = nvrtc_accepts(source, "sm_80", NULL, NULL);
   printf("%u CUDA kernels compiled for sm_80: %s\n", vec_len(set.kernels), good ? "no errors, no warnings" : "failed");
   return !good;
 }

@@ -58,6 +58,7 @@ WRAP(expm1)
 WRAP(log)
 WRAP(log1p)
 WRAP(tanh)
+WRAP(erf)
 WRAP(sigmoid)
 WRAP(cos)
 WRAP(sin)
@@ -68,12 +69,14 @@ int main(void) {
   check("log", call_log, log, -INFINITY, INFINITY);
   check("log1p", call_log1p, log1p, -INFINITY, INFINITY);
   check("tanh", call_tanh, tanh, -INFINITY, INFINITY);
+  check("erf", call_erf, erf, -INFINITY, INFINITY);
   check("sigmoid", call_sigmoid, sigmoid, -87, INFINITY);
   check("cos", call_cos, cos, -1e9f, 1e9f);
   check("sin", call_sin, sin, -1e9f, 1e9f);
   check_equal("expm1(-0)", moec_expm1(-0.0f), -0.0f);
   check_equal("log1p(-0)", moec_log1p(-0.0f), -0.0f);
   check_equal("tanh(-0)", moec_tanh(-0.0f), -0.0f);
+  check_equal("erf(-0)", moec_erf(-0.0f), -0.0f);
   check_equal("exp(-infinity)", moec_exp(-INFINITY), 0.0f);
   check_equal("log(0)", moec_log(0.0f), -INFINITY);
   check_equal("log1p(-1)", moec_log1p(-1.0f), -INFINITY);

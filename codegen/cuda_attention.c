@@ -1,0 +1,275 @@
+/* Lowering for CUDA: attention over segments and its gradient.
+ *
+ * In: attention, attention_grad. Out: one launch, and two. Holds: a block's rows follow from the static bound; segments
+ * are looked up on the device. bf16 operands go to tensor cores, by mma.sync (codegen/cuda/attention.cu,
+ * attention_grad.cu) or, where that is asked for, by Hopper's wgmma (attention_sm90.cu, attention_grad_sm90.cu). f32,
+ * and heads that do not fit, go to the plain kernels (attention_plain_forward.cu, attention_plain_grad.cu). The choice
+ * for bf16 stands in the ledger.
+ */
+#include "codegen/cuda_lower.h"
+#include "passes/ledger.h"
+
+typedef enum Means { PLAIN, MMA, WGMMA } Means;
+
+enum { PLAIN_WARP_ROWS = 8, PLAIN_COLUMNS = 32, PLAIN_LARGEST_HEAD = 256, MMA_LARGEST_HEAD = 128, WGMMA_COLUMNS = 64 };
+
+typedef struct Matrix {
+  Place place;
+  int64_t ld;
+} Matrix;
+
+/* An instruction's sizes, and the templates' macros so far. */
+typedef struct Attention {
+  Lower *l;
+  uint32_t index;
+  const Inst *inst;
+  DType type;
+  int64_t n, segments, heads, head;
+  bool causal;
+  Means means;
+  CudaDefine *defines; /* arena vector */
+} Attention;
+
+/* How a pass is launched. */
+typedef struct Block {
+  int threads;
+  int64_t rows; /* of a block */
+} Block;
+
+static int64_t round_up(int64_t a, int64_t unit) {
+  return (a + unit - 1) / unit * unit;
+}
+
+static Matrix matrix_of(const Attention *a, ValueId v) {
+  return (Matrix){lower_place(a->l, v), a->l->ld[v]};
+}
+
+/* Whether rows and heads begin at multiples of 16 bytes; storages begin at multiples of 64. */
+static bool is_aligned(Matrix m) {
+  return m.ld % 8 == 0 && m.place.offset % 16 == 0;
+}
+
+static void define(Attention *a, const char *name, int64_t number) {
+  vec_push(a->l->arena, a->defines, ((CudaDefine){name, number}));
+}
+
+static Kernel *instance(Attention *a, const char *plain, const char *mma, const char *wgmma) {
+  define(a, NULL, 0);
+  return cuda_template(a->l,
+                       a->means == PLAIN ? plain
+                       : a->means == MMA ? mma
+                                         : wgmma,
+                       a->defines, a->means == WGMMA ? "sm_90a" : NULL);
+}
+
+/* ---------------------------------------------------------------- which */
+
+/* NULL, or why tensor cores cannot be used. */
+static const char *mma_obstacle(const Attention *a, const ValueId *matrices, int count) {
+  if (a->head % 8 != 0 || a->head > MMA_LARGEST_HEAD)
+    return arena_print(a->l->arena, "heads of %lld columns: expected a multiple of 8 up to %d", (long long)a->head,
+                       MMA_LARGEST_HEAD);
+  for (int i = 0; i < count; i++)
+    if (!is_aligned(matrix_of(a, matrices[i])))
+      return "rows of an operand do not begin at multiples of 16 bytes";
+  return NULL;
+}
+
+static const char *wgmma_obstacle(const Attention *a) {
+  return a->head == 64 || a->head == 128 ? NULL : "its tiles are for heads of 64 or 128 columns";
+}
+
+static void record(const Attention *a, const char *mma_lost, const char *wgmma_lost) {
+  static const char *const what[] = {"the plain kernel (no tensor cores)",
+                                     "the portable kernel (mma.sync, sm_80 and later)",
+                                     "the kernel for Hopper (wgmma, sm_90a only)"};
+  Site site = {.pass = "attention", .function = a->l->func->name, .loc = a->inst->loc};
+  vec_push(a->l->arena, site.values, a->l->func->values[a->inst->output[0]].name);
+  Cost cost = NO_COST;
+  cost.flops = flop_rule[a->inst->op](a->l->func, a->inst, -1).flops;
+  cost.launches = a->inst->op == OP_attention ? 1 : 2;
+  Alternative *alternatives = NULL;
+  if (a->means != MMA)
+    vec_push(a->l->arena, alternatives, ((Alternative){what[MMA], cost, mma_lost ? mma_lost : "--attention=wgmma"}));
+  if (a->means != WGMMA)
+    vec_push(a->l->arena, alternatives, ((Alternative){what[WGMMA], cost, wgmma_lost}));
+  decide(a->l->cuda->ledger, site, what[a->means], alternatives, cost,
+         a->means == WGMMA                                 ? "--attention=wgmma"
+         : a->means == MMA && !a->l->cuda->attention_wgmma ? "the default"
+                                                           : "the others cannot be used");
+}
+
+/* `matrices`: everything that the kernels read or write by rows of heads. */
+static void choose_means(Attention *a, const ValueId *matrices, int count) {
+  a->means = PLAIN;
+  if (a->type == DTYPE_BF16) {
+    const char *mma_lost = mma_obstacle(a, matrices, count), *wgmma_lost = mma_lost ? mma_lost : wgmma_obstacle(a);
+    if (!mma_lost)
+      a->means = a->l->cuda->attention_wgmma && !wgmma_lost ? WGMMA : MMA;
+    if (!wgmma_lost)
+      wgmma_lost = "no GPU has compared the two yet; --attention=wgmma chooses it";
+    if (a->l->cuda->ledger)
+      record(a, mma_lost, wgmma_lost);
+  }
+  if (a->means == PLAIN && a->head > PLAIN_LARGEST_HEAD)
+    ir_fail(a->inst->loc, "attention: heads of %lld columns, expected at most %d on CUDA", (long long)a->head,
+            PLAIN_LARGEST_HEAD);
+}
+
+/* ---------------------------------------------------------------- macros and sizes */
+
+static Attention attention_of(Lower *l, uint32_t index, const ValueId *matrices, const char *const *strides,
+                              int count) {
+  const Inst *inst = &l->func->insts[index];
+  Type q = lower_type(l, inst->input[0]);
+  Attention a = {.l = l, .index = index, .inst = inst, .type = q.dtype};
+  a.n = type_rows(l->module, q);
+  a.segments = type_elements(l->module, lower_type(l, inst->input[3])) - 1;
+  a.heads = inst_int(inst, ATTRIBUTE_heads, 1);
+  a.head = type_columns(l->module, q) / a.heads;
+  a.causal = inst_int(inst, ATTRIBUTE_causal, 0) != 0;
+  choose_means(&a, matrices, count);
+  define(&a, "N", a.n);
+  define(&a, "SEGMENTS", a.segments);
+  define(&a, "HEADS", a.heads);
+  define(&a, "HEAD", a.head);
+  define(&a, "CAUSAL", a.causal);
+  if (a.means == PLAIN)
+    define(&a, "BF16", a.type == DTYPE_BF16);
+  for (int i = 0; i < count; i++)
+    define(&a, strides[i], matrix_of(&a, matrices[i]).ld);
+  return a;
+}
+
+/* row_tiles: 16-row tiles of a warp, of kernels on tensor cores. */
+static Block define_block(Attention *a, int threads, int64_t row_tiles) {
+  int64_t warp_rows = a->means == PLAIN ? PLAIN_WARP_ROWS : 16 * row_tiles;
+  define(a, "THREADS", threads);
+  define(a, "WARP_ROWS", warp_rows);
+  if (a->means != PLAIN)
+    define(a, "ROW_TILES", row_tiles);
+  return (Block){threads, threads / 32 * warp_rows};
+}
+
+/* What one row of the tiles of mma.sync takes in shared memory (attention_tiles.cu), and a float row of the plain
+ * kernels and of their scores (attention_plain.cu). */
+static int64_t mma_width(const Attention *a) {
+  return round_up(a->head, 16);
+}
+static int64_t mma_row_bytes(const Attention *a) {
+  return 2 * (mma_width(a) + 8);
+}
+static int64_t plain_row_bytes(const Attention *a) {
+  return 4 * (a->head | 1);
+}
+static const int64_t plain_score_bytes = 4 * (PLAIN_COLUMNS | 1);
+
+static CudaGeometry geometry_of(const Attention *a, Block block, int64_t shared_bytes) {
+  enum { MOST_BLOCKS = 65535 };
+  int64_t blocks = round_up(a->n, block.rows) / block.rows;
+  if (blocks > MOST_BLOCKS)
+    ir_fail(a->inst->loc, "attention: %lld tokens at a time, expected at most %lld on CUDA", (long long)a->n,
+            (long long)(MOST_BLOCKS * block.rows));
+  return (CudaGeometry){.blocks = {a->heads, blocks}, .threads = block.threads, .shared_bytes = shared_bytes};
+}
+
+static void read_values(const Attention *a, Step *s, const ValueId *values, int count) {
+  for (int i = 0; i < count; i++)
+    cuda_read(a->l, s, lower_place(a->l, values[i]));
+}
+
+/* ---------------------------------------------------------------- forward */
+
+static CudaGeometry forward_geometry(Attention *a) {
+  if (a->means == PLAIN) {
+    Block block = define_block(a, 128, 0);
+    return geometry_of(a, block,
+                       plain_row_bytes(a) * (block.rows + 2 * PLAIN_COLUMNS) + plain_score_bytes * block.rows);
+  }
+  if (a->means == WGMMA) {
+    Block block = define_block(a, 256, 1);
+    return geometry_of(a, block, 1024 + 2 * a->head * (block.rows + 4 * WGMMA_COLUMNS));
+  }
+  /* what fits into 255 registers without a spill */
+  int64_t width = mma_width(a), columns = width <= 96 ? 64 : 32;
+  Block block = define_block(a, 128, 2);
+  define(a, "COLUMNS", columns);
+  define(a, "KEEP", width <= 64);
+  return geometry_of(a, block, mma_row_bytes(a) * (block.rows + 4 * columns));
+}
+
+void lower_cuda_attention(Lower *l, uint32_t index) {
+  const Inst *inst = &l->func->insts[index];
+  const ValueId matrices[] = {inst->input[0], inst->input[1], inst->input[2], inst->output[0]};
+  static const char *const strides[] = {"LD_Q", "LD_K", "LD_V", "LD_O"};
+  Attention a = attention_of(l, index, matrices, strides, 4);
+  CudaGeometry geometry = forward_geometry(&a);
+  Kernel *kernel = instance(&a, "attention_plain_forward", "attention", "attention_sm90");
+  Step s = cuda_launch(l, index, kernel, "", geometry);
+  read_values(&a, &s, inst->input, 4);
+  cuda_write(l, &s, lower_place(l, inst->output[0]));
+  cuda_write(l, &s, lower_place(l, inst->output[1]));
+  step_end(l, &s);
+}
+
+/* ---------------------------------------------------------------- gradient */
+
+/* The passes over queries and over keys have blocks of the same rows. */
+typedef struct GradientGeometry {
+  int64_t rows;
+  CudaGeometry query_pass, key_pass;
+} GradientGeometry;
+
+static GradientGeometry two_passes(const Attention *a, Block block, int64_t query_pass_bytes, int64_t key_pass_bytes) {
+  return (GradientGeometry){block.rows, geometry_of(a, block, query_pass_bytes), geometry_of(a, block, key_pass_bytes)};
+}
+
+static GradientGeometry gradient_geometry(Attention *a) {
+  if (a->means == PLAIN) {
+    Block block = define_block(a, 128, 0);
+    int64_t bytes = 2 * plain_row_bytes(a) * (block.rows + PLAIN_COLUMNS) + plain_score_bytes * block.rows;
+    return two_passes(a, block, bytes, bytes + plain_score_bytes * block.rows + 8 * PLAIN_COLUMNS);
+  }
+  if (a->means == WGMMA) {
+    /* 384 threads have 168 registers each, as many as heads of 64 need */
+    Block block = define_block(a, a->head == 64 ? 384 : 256, 1);
+    int64_t bytes = 1024 + 4 * a->head * (block.rows + 2 * WGMMA_COLUMNS);
+    return two_passes(a, block, bytes, bytes + 16 * WGMMA_COLUMNS);
+  }
+  /* the pass over keys has two sums of a warp's rows in its registers */
+  int64_t width = mma_width(a), columns = width <= 32 ? 64 : 32;
+  Block block = define_block(a, 128, width <= 64 ? 2 : 1);
+  define(a, "QUERY_PASS_COLUMNS", columns);
+  define(a, "KEY_PASS_COLUMNS", columns);
+  define(a, "KEEP", width <= 96);
+  int64_t bytes = 2 * mma_row_bytes(a) * (block.rows + 2 * columns);
+  return two_passes(a, block, bytes, bytes + 16 * columns);
+}
+
+void lower_cuda_attention_grad(Lower *l, uint32_t index) {
+  const Inst *inst = &l->func->insts[index];
+  const ValueId matrices[] = {inst->input[0], inst->input[1],  inst->input[2],  inst->input[4],
+                              inst->input[6], inst->output[0], inst->output[1], inst->output[2]};
+  static const char *const strides[] = {"LD_Q", "LD_K", "LD_V", "LD_O", "LD_DO", "LD_DQ", "LD_DK", "LD_DV"};
+  Place lse = lower_contiguous(l, index, inst->input[5]);
+  Attention a = attention_of(l, index, matrices, strides, 8);
+  GradientGeometry g = gradient_geometry(&a);
+  Kernel *kernel = instance(&a, "attention_plain_grad", "attention_grad", "attention_grad_sm90");
+
+  Step queries = cuda_launch(l, index, kernel, "_dq", g.query_pass);
+  read_values(&a, &queries, inst->input, 5);
+  cuda_read(l, &queries, lse);
+  cuda_read(l, &queries, lower_place(l, inst->input[6]));
+  cuda_write(l, &queries, lower_place(l, inst->output[0]));
+  cuda_scratch(l, &queries, 2 * a.heads * round_up(a.n, g.rows) * (int64_t)sizeof(float));
+  Place statistics = vec_last(queries.fields).place;
+  step_end(l, &queries);
+
+  Step keys = cuda_launch(l, index, kernel, "_dkv", g.key_pass);
+  read_values(&a, &keys, inst->input, 4);
+  cuda_read(l, &keys, lower_place(l, inst->input[6]));
+  cuda_write(l, &keys, lower_place(l, inst->output[1]));
+  cuda_write(l, &keys, lower_place(l, inst->output[2]));
+  cuda_read(l, &keys, statistics);
+  step_end(l, &keys);
+}
