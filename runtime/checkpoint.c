@@ -47,7 +47,7 @@ static uint64_t write_model(const char *path, const Program *program) {
   const PlanTable *table = program->arenas->table;
   Tensor *tensors = runtime_allocate((size_t)table->param_count, sizeof *tensors);
   for (int i = 0; i < table->param_count; i++)
-    tensors[i] = param_tensor(&table->params[i], "", program->arenas->param);
+    tensors[i] = param_tensor(&table->params[i], "", arenas_read(program->arenas, ARENA_PARAM));
   uint64_t checksum = safetensors_write(path, tensors, table->param_count);
   free_names(tensors, table->param_count);
   return checksum;
@@ -69,8 +69,8 @@ static uint64_t write_optimizer(const char *path, const Program *program, int64_
     const PlanParam *param = &table->params[i];
     if (param->segment < 0)
       continue;
-    tensors[count++] = param_tensor(param, "m.", program->arenas->m);
-    tensors[count++] = param_tensor(param, "v.", program->arenas->v);
+    tensors[count++] = param_tensor(param, "m.", arenas_read(program->arenas, ARENA_M));
+    tensors[count++] = param_tensor(param, "v.", arenas_read(program->arenas, ARENA_V));
   }
   uint64_t checksum = safetensors_write(path, tensors, count);
   free_names(tensors, count);
@@ -116,6 +116,10 @@ static void write_state(const char *path, const Program *program, const Checkpoi
               s->train_tokens);
   text_format(&text, ",\n\"flops\":");
   text_json_double(&text, s->flops);
+  if (s->flops_budget > 0) {
+    text_format(&text, ",\n\"flops_budget\":");
+    text_json_double(&text, s->flops_budget);
+  }
   add_string(&text, "version", s->version);
   text_format(&text, ",\n\"density\":");
   text_json_double(&text, s->density);
@@ -152,6 +156,7 @@ void checkpoint_write(const char *run, const Program *program, const CheckpointS
   directory_create(partial);
   uint64_t model_checksum = write_model(model, program);
   uint64_t optimizer_checksum = write_optimizer(optimizer, program, state->step);
+  arenas_settle(program->arenas);
   write_state(state_file, program, state, model_checksum, optimizer_checksum);
   directory_sync(partial);
   bool exists = directory_exists(final);
@@ -354,8 +359,8 @@ static void load_moments(const char *checkpoint, const Program *program, const C
     if (param->segment < 0)
       continue;
     expected += 3;
-    load_tensor(file, "m.", param, program->arenas->m);
-    load_tensor(file, "v.", param, program->arenas->v);
+    load_tensor(file, "m.", param, arenas_write(program->arenas, ARENA_M));
+    load_tensor(file, "v.", param, arenas_write(program->arenas, ARENA_V));
     char *name = string_format("t.%s", param->name);
     int64_t seen, should = updates_seen(program, param, state->step);
     memcpy(&seen, find_tensor(file, name, TENSOR_I64)->data, sizeof seen);
@@ -379,13 +384,14 @@ void checkpoint_load(const char *checkpoint, Program *program, const CheckpointS
   Safetensors *file = open_checked(checkpoint, model_file);
   const PlanTable *table = program->arenas->table;
   for (int i = 0; i < table->param_count; i++)
-    load_tensor(file, "", &table->params[i], program->arenas->param);
+    load_tensor(file, "", &table->params[i], arenas_write(program->arenas, ARENA_PARAM));
   if (file->count != table->param_count)
     runtime_fail(FAIL_USER, "%s: does not match this trainer: %d tensors, expected %d", file->path, file->count,
                  table->param_count);
   safetensors_close(file);
   if (moments)
     load_moments(checkpoint, program, state);
+  arenas_settle(program->arenas);
   if (state->ir_hash != program->ir_hash)
     fprintf(stderr, "%s: note: %s was written by a trainer of another model, whose tensors have the same shapes\n",
             runtime_program, checkpoint);

@@ -17,6 +17,7 @@ typedef struct CheckpointState {
   int64_t sequences; /* of the training order, taken so far */
   int64_t train_tokens;
   double flops;
+  double flops_budget; /* of --flops; 0: none; written, not read */
   const char *version; /* of the last update: "single", "packed", "wide" */
   double density;      /* experts per token of the last update; negative: none in this phase yet */
   int64_t log_offset[LOG_COUNT];

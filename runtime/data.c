@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/checksum.h"
 #include "runtime/error.h"
 
 enum { TOKEN_FILE_VERSION = 1, TOKEN_FILE_HEADER = 64 };
@@ -13,13 +14,29 @@ static const char magic[8] = {'M', 'O', 'E', 'C', 'T', 'O', 'K', 'N'};
 typedef struct TokenFileHeader {
   char magic[8];
   uint32_t version, width, vocabulary, zero;
-  uint64_t count, tokenizer_hash;
-  uint8_t zeros[24];
+  uint64_t count, tokenizer_hash, checksum;
+  uint8_t zeros[16];
 } TokenFileHeader;
 _Static_assert(sizeof(TokenFileHeader) == TOKEN_FILE_HEADER, "the header has 64 bytes");
 
 char *token_file_path(const char *directory, const char *split) {
   return string_format("%s/%s.bin", directory, split);
+}
+
+enum { TOKEN_BLOCK = 1 << 16 };
+
+static int64_t block_length(int64_t left) {
+  return left < TOKEN_BLOCK ? left : TOKEN_BLOCK;
+}
+
+/* The tokens of a block as they stand in the file; valid until the next call. */
+static const void *stored_block(const int32_t *tokens, int64_t count, int width) {
+  static uint16_t narrow[TOKEN_BLOCK];
+  if (width == 4)
+    return tokens;
+  for (int64_t i = 0; i < count; i++)
+    narrow[i] = (uint16_t)tokens[i];
+  return narrow;
 }
 
 void token_file_write(const char *path, const int32_t *tokens, int64_t count, int64_t vocabulary, uint64_t hash) {
@@ -30,20 +47,17 @@ void token_file_write(const char *path, const int32_t *tokens, int64_t count, in
                             .count = (uint64_t)count,
                             .tokenizer_hash = hash};
   memcpy(header.magic, magic, sizeof magic);
+  Checksum sum = checksum_start();
+  checksum_add(&sum, &header, sizeof header);
+  for (int64_t at = 0; at < count; at += TOKEN_BLOCK)
+    checksum_add(&sum, stored_block(tokens + at, block_length(count - at), width),
+                 (size_t)(block_length(count - at) * width));
+  header.checksum = checksum_end(&sum);
   int descriptor = file_create(path);
   file_write(descriptor, path, &header, sizeof header);
-  enum { BLOCK = 1 << 16 };
-  static uint16_t narrow[BLOCK];
-  for (int64_t at = 0; at < count; at += BLOCK) {
-    int64_t n = count - at < BLOCK ? count - at : BLOCK;
-    if (width == 4) {
-      file_write(descriptor, path, tokens + at, (size_t)n * 4);
-      continue;
-    }
-    for (int64_t i = 0; i < n; i++)
-      narrow[i] = (uint16_t)tokens[at + i];
-    file_write(descriptor, path, narrow, (size_t)n * 2);
-  }
+  for (int64_t at = 0; at < count; at += TOKEN_BLOCK)
+    file_write(descriptor, path, stored_block(tokens + at, block_length(count - at), width),
+               (size_t)(block_length(count - at) * width));
   file_close_durable(descriptor, path);
 }
 
@@ -68,6 +82,17 @@ TokenFile *token_file_open(const char *directory, const char *split) {
     runtime_fail(FAIL_USER, "%s: %s: the header promises %llu tokens, the file holds %llu", path,
                  header.count > held ? "truncated" : "damaged", (unsigned long long)header.count,
                  (unsigned long long)held);
+  TokenFileHeader unsummed = header;
+  unsummed.checksum = 0;
+  Checksum sum = checksum_start();
+  checksum_add(&sum, &unsummed, sizeof unsummed);
+  checksum_add(&sum, mapping.data + sizeof header, mapping.size - sizeof header);
+  uint64_t found = checksum_end(&sum);
+  if (found != header.checksum)
+    runtime_fail(
+        FAIL_USER,
+        "%s: damaged: its content has the checksum %016llx, its header says %016llx; 'moec data' makes it anew", path,
+        (unsigned long long)found, (unsigned long long)header.checksum);
   TokenFile *file = runtime_allocate(1, sizeof *file);
   *file =
       (TokenFile){path, mapping, (int)header.width, (int64_t)header.count, header.vocabulary, header.tokenizer_hash};

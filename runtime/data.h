@@ -5,9 +5,11 @@
  *
  *    0  "MOECTOKN"          24  u64 number of tokens
  *    8  u32 version 1       32  u64 hash of the tokenizer
- *   12  u32 bytes per token 40  zeros
- *   16  u32 vocabulary      64  the tokens, u16 or u32
- *   20  u32 zero
+ *   12  u32 bytes per token 40  u64 checksum
+ *   16  u32 vocabulary      48  zeros
+ *   20  u32 zero            64  the tokens, u16 or u32
+ *
+ * The checksum (runtime/checksum.h) is of the whole file, with zeros in the checksum's own place.
  *
  * Training order: epoch e cuts the stream into `windows` windows of `sequence` tokens, from an offset drawn from (seed,
  * e), and visits them in a permutation of (seed, e). Sequence number i of a run (step * batch + index) is window
@@ -35,12 +37,12 @@ typedef struct TokenFile {
 } TokenFile;
 
 void token_file_write(const char *path, const int32_t *tokens, int64_t count, int64_t vocabulary, uint64_t hash);
-/* DIR/SPLIT.bin. Missing, damaged, truncated: FAIL_USER. */
+/* DIR/SPLIT.bin, read once for its checksum. Missing, damaged, truncated: FAIL_USER. */
 TokenFile *token_file_open(const char *directory, const char *split);
 char *token_file_path(const char *directory, const char *split);
 /* FAIL_USER when the ids do not fit a model of `vocabulary` ids, or fewer than `least` tokens are there. */
 void token_file_check(const TokenFile *file, int64_t vocabulary, int64_t least);
-/* FAIL_USER when the id there is not below the file's vocabulary: the file is damaged. */
+/* FAIL_USER when the id there is not below the file's vocabulary. */
 int32_t token_file_at(const TokenFile *file, int64_t index);
 
 typedef struct DataOrder {

@@ -9,8 +9,10 @@
 
 #include "runtime/checkpoint.h"
 #include "runtime/commands.h"
+#include "runtime/cpu/cpu.h"
 #include "runtime/error.h"
 #include "runtime/options.h"
+#include "runtime/tuning.h"
 
 int routed_layers(const PlanFunc *func) {
   int layers = 0;
@@ -78,11 +80,12 @@ void evaluation_print(Text *line, const Program *p, const Evaluation *e, const c
 }
 
 int trainer_eval(int argc, char **argv) {
-  const char *data = NULL, *checkpoint = NULL, *split = NULL, *device = "cpu";
+  const char *data = NULL, *checkpoint = NULL, *split = NULL, *device = NULL, *cpu = NULL;
   const Option options[] = {{"--data", OPTION_TEXT, &data, 0},
                             {"--checkpoint", OPTION_TEXT, &checkpoint, 0},
                             {"--split", OPTION_TEXT, &split, 0},
-                            {"--device", OPTION_TEXT, &device, 0}};
+                            {"--device", OPTION_TEXT, &device, 0},
+                            {"--cpu", OPTION_TEXT, &cpu, 0}};
   options_parse("eval", argc, argv, options, sizeof options / sizeof *options, NULL);
   if (!data || !checkpoint)
     runtime_fail(FAIL_USAGE, "eval: %s is missing", data ? "--checkpoint C" : "--data D");
@@ -90,11 +93,12 @@ int trainer_eval(int argc, char **argv) {
   for (int i = 0; split && strcmp(split, all[i]) != 0; i++)
     if (i == 2)
       runtime_fail(FAIL_USAGE, "eval: --split=%s: expected valid, test or train", split);
-  program_check_device("eval", device);
-  Program *p = program_open();
+  cpu_choose("eval", cpu);
+  Program *p = program_open("eval", device);
   char *path = checkpoint_find(checkpoint);
   CheckpointState state = checkpoint_read_state(path);
   program_start(p, state.seed);
+  tuning_take_choices(p, checkpoint_run(path));
   checkpoint_load(path, p, &state, false);
   for (int i = 0; i < 2; i++) {
     const char *name = split ? split : all[i];

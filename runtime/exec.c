@@ -1,5 +1,5 @@
-/* The hidden command `exec --func=NAME --in=X.safetensors --out=Y.safetensors [--seed=N]`: runs one function of the
- * plan on given tensors, for tests that compare it with the interpreter.
+/* The hidden command `exec --func=NAME --in=X.safetensors --out=Y.safetensors [--seed=N] [--device=cpu|cuda]`: runs one
+ * function of the plan on given tensors, for tests that compare it with the interpreter.
  *
  * In, by name: every argument of the function ("tokens"; but p0, g0, m0, v0, ... lie in the arenas), and of every
  * parameter what the function's table holds: "@NAME" its value, "@NAME!m" and "@NAME!v" its moments, "grad @NAME" its
@@ -37,28 +37,28 @@ static void take(const Tensor *tensor, PlanType type, const PlanShape *shape, vo
 }
 
 /* "NAME", "NAME!m" or "NAME!v" behind '@' (and the table), or the gradient of NAME. */
-static void take_parameter(const Tensor *tensor, const char *text, const Arenas *arenas, bool gradient) {
+static void take_parameter(const Tensor *tensor, const char *text, Arenas *arenas, bool gradient) {
   const char *mark = strrchr(text, '!');
   char *name = mark ? string_format("%.*s", (int)(mark - text), text) : string_format("%s", text);
   const PlanParam *param = plan_param(arenas->table, name);
   if (!param || (mark && strcmp(mark, "!m") != 0 && strcmp(mark, "!v") != 0))
     runtime_fail(FAIL_USER, "tensor '%s': table %s has no such parameter", tensor->name, arenas->table->name);
-  float *arena = gradient ? arenas->grad : !mark ? arenas->param : mark[1] == 'm' ? arenas->m : arenas->v;
-  take(tensor, PLAN_F32, &param->shape, arena + param->offset);
+  ArenaKind kind = gradient ? ARENA_GRAD : !mark ? ARENA_PARAM : mark[1] == 'm' ? ARENA_M : ARENA_V;
+  take(tensor, PLAN_F32, &param->shape, arenas_write(arenas, kind) + param->offset);
   free(name);
 }
 
 /* The one other table that the inputs name: a transition's source. */
-static Arenas *source_arenas(const Plan *plan, const Safetensors *in) {
+static Arenas *source_arenas(const Program *p, const Safetensors *in) {
   for (int i = 0; i < in->count; i++) {
     const char *name = in->tensors[i].name, *colons = strstr(name, "::");
     if (name[0] != '@' || !colons)
       continue;
     char *table_name = string_format("%.*s", (int)(colons - name - 1), name + 1);
-    const PlanTable *table = plan_table(plan, table_name);
+    const PlanTable *table = plan_table(p->plan, table_name);
     if (!table)
       runtime_fail(FAIL_USER, "tensor '%s': no table %s", name, table_name);
-    return arenas_new(table);
+    return arenas_new(p->executor, table);
   }
   return NULL;
 }
@@ -67,13 +67,14 @@ static bool in_arena(const char *name) {
   return strchr("pgmv", name[0]) && name[1] && strspn(name + 1, "0123456789") == strlen(name + 1);
 }
 
-static void fill(Executor *executor, const PlanFunc *func, const Safetensors *in, const Arenas *arenas,
-                 const Arenas *source) {
+static void fill(Executor *executor, const PlanFunc *func, const Safetensors *in, Arenas *arenas, Arenas *source) {
   for (int i = 0; i < func->argument_count; i++) {
     const PlanArgument *argument = &func->arguments[i];
     const Tensor *tensor = safetensors_find(in, argument->name);
     if (!tensor && !in_arena(argument->name))
       runtime_fail(FAIL_USER, "%s: no tensor for argument '%s' of %s", in->path, argument->name, func->name);
+    if (tensor && in_arena(argument->name))
+      runtime_fail(FAIL_USER, "tensor '%s': %s takes it from its table's arenas", tensor->name, func->name);
     if (tensor)
       take(tensor, argument->type, &argument->shape, executor_argument(executor, func, argument->name));
   }
@@ -86,15 +87,16 @@ static void fill(Executor *executor, const PlanFunc *func, const Safetensors *in
         runtime_fail(FAIL_USER, "tensor '%s': %s has no such argument", tensor->name, func->name);
       continue;
     }
-    const Arenas *to = colons && !gradient ? source : arenas;
+    Arenas *to = colons && !gradient ? source : arenas;
     if (!to)
       runtime_fail(FAIL_USER, "tensor '%s': %s has no table", tensor->name, func->name);
     take_parameter(tensor, gradient ? tensor->name + 6 : colons ? colons + 2 : tensor->name + 1, to, gradient);
   }
 }
 
-static Tensor copy_out(char *name, PlanType type, const PlanShape *shape, int64_t ld, const uint8_t *from,
-                       int64_t live) {
+/* `live`: live entries of dim 0, `ld`: elements between rows. */
+static Tensor copy_out(const Executor *executor, char *name, PlanType type, const PlanShape *shape, int64_t ld,
+                       PlanPlace at, int64_t live) {
   Tensor tensor = {.name = name, .type = tensor_type_of(type), .rank = shape->rank};
   memcpy(tensor.dim, shape->dim, sizeof shape->dim);
   size_t size = plan_type_size(type);
@@ -102,8 +104,12 @@ static Tensor copy_out(char *name, PlanType type, const PlanShape *shape, int64_
   int64_t columns = rows > 0 ? shape->elements / rows : 0;
   int64_t live_elements = shape->rank == 0 ? 1 : live * (shape->elements / (shape->dim[0] ? shape->dim[0] : 1));
   uint8_t *data = runtime_allocate((size_t)shape->elements + 1, size);
+  uint8_t *from = runtime_allocate((size_t)(rows * ld + columns), size);
+  if (rows > 0)
+    executor_read(executor, at, from, ((rows - 1) * ld + columns) * (int64_t)size);
   for (int64_t row = 0; row < rows; row++)
     memcpy(data + (size_t)(row * columns) * size, from + (size_t)(row * ld) * size, (size_t)columns * size);
+  free(from);
   for (int64_t i = live_elements; i < shape->elements; i++) {
     if (type == PLAN_I32)
       ((int32_t *)data)[i] = INT32_MIN;
@@ -127,37 +133,42 @@ static void write_out(const Executor *executor, const PlanFunc *func, const char
     const PlanResult *r = &func->results[i];
     char *name = r->parameter ? string_format("%s @%s", r->label, r->parameter) : string_format("%s", r->label);
     int64_t columns = r->shape.rank > 0 ? r->shape.dim[r->shape.rank - 1] : 1;
-    tensors[count++] = copy_out(name, r->type, &r->shape, columns, executor_memory(executor, r->at),
-                                live_rows(executor, r->live, &r->shape));
+    tensors[count++] =
+        copy_out(executor, name, r->type, &r->shape, columns, r->at, live_rows(executor, r->live, &r->shape));
   }
   for (int i = 0; i < func->value_count; i++) {
     const PlanValue *v = &func->values[i];
-    tensors[count++] = copy_out(string_format("%%%s", v->name), v->type, &v->shape, v->ld,
-                                executor_memory(executor, v->at), live_rows(executor, v->live, &v->shape));
+    tensors[count++] = copy_out(executor, string_format("%%%s", v->name), v->type, &v->shape, v->ld, v->at,
+                                live_rows(executor, v->live, &v->shape));
   }
   safetensors_write(path, tensors, count);
 }
 
 int trainer_exec(int argc, char **argv) {
-  const char *name = NULL, *input = NULL, *output = NULL;
+  const char *name = NULL, *input = NULL, *output = NULL, *device = "cpu";
   int64_t seed = 1;
   const Option options[] = {{"--func", OPTION_TEXT, &name, 0},
                             {"--in", OPTION_TEXT, &input, 0},
                             {"--out", OPTION_TEXT, &output, 0},
-                            {"--seed", OPTION_INTEGER, &seed, 0}};
+                            {"--seed", OPTION_INTEGER, &seed, 0},
+                            {"--device", OPTION_TEXT, &device, 0}};
   options_parse("exec", argc, argv, options, sizeof options / sizeof *options, NULL);
   if (!name || !input || !output)
     runtime_fail(FAIL_USAGE, "exec: --func=NAME, --in=FILE and --out=FILE are needed");
-  Program *p = program_open();
+  Program *p = program_open("exec", device);
   const PlanFunc *func = plan_func(p->plan, name);
   if (!func)
     runtime_fail(FAIL_USAGE, "exec: the plan has no function '%s'", name);
   Safetensors *in = safetensors_open(input);
   program_start(p, (uint64_t)seed);
-  Arenas *arenas = func->table ? arenas_new(func->table) : NULL, *source = source_arenas(p->plan, in);
+  Arenas *arenas = func->table ? arenas_new(p->executor, func->table) : NULL, *source = source_arenas(p, in);
   executor_set_table(p->executor, arenas);
   executor_set_source(p->executor, source);
   fill(p->executor, func, in, arenas, source);
+  if (arenas)
+    arenas_settle(arenas);
+  if (source)
+    arenas_settle(source);
   executor_run(p->executor, func);
   write_out(p->executor, func, output);
   return 0;

@@ -1,325 +1,206 @@
-/* The executor: binds the spaces of a plan to memory and runs its steps in order.
- *
- * In: a function of the plan, its arguments filled. Out: its results in memory. Invariant: `base[space]` is the memory
- * of every space that is bound; a function whose spaces are not all bound does not run. */
+/* What the executor does whatever the device: it binds the spaces of a plan to memory, checks that a function's are
+ * bound, and passes the rest on. */
 #include "runtime/execute.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "runtime/cpu/cpu.h"
-#include "runtime/cpu/onednn.h"
+#include "runtime/device.h"
 #include "runtime/error.h"
-#include "runtime/kernels.h"
-#include "runtime/memory.h"
-#include "runtime/profile.h"
+#include "runtime/files.h"
 
-struct Executor {
-  const Plan *plan;
-  moec_kernel *kernels; /* by index in plan->kernels */
-  char *base[SPACE_COUNT];
-  const PlanTable *table;
-  uint64_t seed;
-  CpuLevel level;
-  bool products;    /* the plan has products, so oneDNN is open */
-  Profile *profile; /* NULL: not profiling */
-};
+/* ---------------------------------------------------------------- arenas */
 
-/* ---------------------------------------------------------------- memory */
+static int64_t arena_bytes(const Arenas *arenas) {
+  return arenas->table->size * (int64_t)sizeof(float);
+}
 
-Arenas *arenas_new(const PlanTable *table) {
+Arenas *arenas_new(Executor *executor, const PlanTable *table) {
+  static const char *const names[ARENA_COUNT] = {"parameters", "gradients", "first moments", "second moments"};
   Arenas *arenas = runtime_allocate(1, sizeof *arenas);
-  int64_t bytes = table->size * (int64_t)sizeof(float), available = memory_available();
-  if (4 * bytes > available)
-    runtime_fail(FAIL_ENVIRONMENT,
-                 "not enough memory: table %s needs 4 arenas of %.3f GB (parameters, gradients, two moments), %.3f GB "
-                 "are held already, %.3f GB are available",
-                 table->name, (double)bytes / 1e9, (double)memory_held() / 1e9, (double)available / 1e9);
-  *arenas = (Arenas){.table = table,
-                     .param = memory_map("parameters", bytes),
-                     .grad = memory_map("gradients", bytes),
-                     .m = memory_map("first moments", bytes),
-                     .v = memory_map("second moments", bytes)};
+  arenas->executor = executor;
+  arenas->table = table;
+  int64_t bytes = arena_bytes(arenas), available = executor->device->available(executor);
+  if (ARENA_COUNT * bytes > available)
+    executor->device->refuse(executor,
+                             string_format("table %s needs 4 arenas of %.3f GB (parameters, gradients, two moments)",
+                                           table->name, (double)bytes / 1e9));
+  for (int kind = 0; kind < ARENA_COUNT; kind++)
+    arenas->memory[kind] = executor->device->allocate(executor, names[kind], bytes);
   return arenas;
 }
 
 void arenas_free(Arenas *arenas) {
   if (!arenas)
     return;
-  int64_t bytes = arenas->table->size * (int64_t)sizeof(float);
-  memory_unmap(arenas->param, bytes);
-  memory_unmap(arenas->grad, bytes);
-  memory_unmap(arenas->m, bytes);
-  memory_unmap(arenas->v, bytes);
+  arenas_settle(arenas);
+  for (int kind = 0; kind < ARENA_COUNT; kind++)
+    arenas->executor->device->release(arenas->executor, arenas->memory[kind], arena_bytes(arenas));
   free(arenas);
 }
 
-void executor_set_seed(Executor *executor, uint64_t seed) {
-  executor->seed = seed;
+static float *host_copy(Arenas *arenas, ArenaKind kind) {
+  const Device *device = arenas->executor->device;
+  if (device->host_memory)
+    return (float *)arenas->memory[kind];
+  if (!arenas->host[kind]) {
+    arenas->host[kind] = runtime_allocate((size_t)arenas->table->size, sizeof(float));
+    device->read(arenas->executor, arenas->host[kind], arenas->memory[kind], arena_bytes(arenas));
+  }
+  return arenas->host[kind];
+}
+
+const float *arenas_read(Arenas *arenas, ArenaKind kind) {
+  return host_copy(arenas, kind);
+}
+
+float *arenas_write(Arenas *arenas, ArenaKind kind) {
+  float *elements = host_copy(arenas, kind);
+  arenas->written[kind] = true;
+  return elements;
+}
+
+void arenas_settle(Arenas *arenas) {
+  for (int kind = 0; kind < ARENA_COUNT; kind++) {
+    if (arenas->host[kind] && arenas->written[kind])
+      arenas->executor->device->write(arenas->executor, arenas->memory[kind], arenas->host[kind], arena_bytes(arenas));
+    free(arenas->host[kind]);
+    arenas->host[kind] = NULL;
+    arenas->written[kind] = false;
+  }
+}
+
+void executor_expect(Executor *executor, const char *what, int64_t bytes) {
+  const Device *device = executor->device;
+  if (!device->host_memory && bytes > device->available(executor))
+    device->refuse(executor, string_format("%s needs %.3f GB beside the activations", what, (double)bytes / 1e9));
 }
 
 void executor_set_table(Executor *executor, const Arenas *arenas) {
   executor->table = arenas ? arenas->table : NULL;
-  executor->base[SPACE_PARAM] = arenas ? (char *)arenas->param : NULL;
-  executor->base[SPACE_GRAD] = arenas ? (char *)arenas->grad : NULL;
-  executor->base[SPACE_M] = arenas ? (char *)arenas->m : NULL;
-  executor->base[SPACE_V] = arenas ? (char *)arenas->v : NULL;
+  executor->base[SPACE_PARAM] = arenas ? arenas->memory[ARENA_PARAM] : NULL;
+  executor->base[SPACE_GRAD] = arenas ? arenas->memory[ARENA_GRAD] : NULL;
+  executor->base[SPACE_M] = arenas ? arenas->memory[ARENA_M] : NULL;
+  executor->base[SPACE_V] = arenas ? arenas->memory[ARENA_V] : NULL;
 }
 
 void executor_set_source(Executor *executor, const Arenas *arenas) {
-  executor->base[SPACE_SOURCE_PARAM] = arenas ? (char *)arenas->param : NULL;
-  executor->base[SPACE_SOURCE_M] = arenas ? (char *)arenas->m : NULL;
-  executor->base[SPACE_SOURCE_V] = arenas ? (char *)arenas->v : NULL;
+  executor->base[SPACE_SOURCE_PARAM] = arenas ? arenas->memory[ARENA_PARAM] : NULL;
+  executor->base[SPACE_SOURCE_M] = arenas ? arenas->memory[ARENA_M] : NULL;
+  executor->base[SPACE_SOURCE_V] = arenas ? arenas->memory[ARENA_V] : NULL;
 }
 
-void *executor_memory(const Executor *executor, PlanPlace place) {
-  char *base = executor->base[place.space];
-  return base ? base + place.offset : NULL;
+static void release_sum(Executor *executor) {
+  if (executor->gradient_sum)
+    executor->device->release(executor, executor->gradient_sum, executor->gradient_bytes);
+  executor->gradient_sum = NULL;
 }
 
-int64_t executor_count(const Executor *executor, PlanCount count) {
-  if (!count.dynamic)
-    return count.number;
-  const int32_t *cell = executor_memory(executor, count.place);
-  return cell ? *cell : 0;
+void executor_sum_gradients(Executor *executor, int64_t micro, int64_t count) {
+  const Device *device = executor->device;
+  int64_t size = executor->table->size, bytes = size * (int64_t)sizeof(float);
+  if (count == 1)
+    return;
+  if (!executor->gradient_sum || executor->gradient_bytes != bytes) {
+    release_sum(executor);
+    executor->gradient_sum = device->allocate(executor, "sums of gradients", bytes);
+    executor->gradient_bytes = bytes;
+  }
+  char *sum = executor->gradient_sum, *grad = executor->base[SPACE_GRAD];
+  if (micro == 0)
+    device->add(executor, sum, grad, NULL, size);
+  else
+    device->add(executor, micro + 1 == count ? grad : sum, sum, grad, size);
 }
 
 /* ---------------------------------------------------------------- life */
 
-static bool has_products(const Plan *plan) {
-  for (int f = 0; f < plan->func_count; f++)
-    for (int s = 0; s < plan->funcs[f].step_count; s++) {
-      PlanStepKind kind = plan->funcs[f].steps[s].kind;
-      if (kind == STEP_GEMM || kind == STEP_GROUPED_GEMM || kind == STEP_GROUPED_OUTER)
-        return true;
-    }
-  return false;
-}
-
 Executor *executor_new(const Plan *plan, const Payload *payload) {
+  static const Device *const devices[] = {&device_cpu, &device_cuda};
   Executor *executor = runtime_allocate(1, sizeof *executor);
   executor->plan = plan;
-  executor->level = cpu_level();
-  if (executor->level == CPU_BELOW_V3)
-    runtime_fail(FAIL_ENVIRONMENT, "this CPU lacks AVX2 or FMA: the trainer needs x86-64-v3 or better");
-  if (strcmp(plan->target, "cpu"))
-    runtime_fail(FAIL_BUG, "the plan is for target %s, not for the CPU", plan->target);
-  executor->kernels = kernels_load(plan, payload, executor->level == CPU_V4 ? "kernels.v4.so" : "kernels.v3.so");
-  executor->products = has_products(plan);
-  if (executor->products)
-    onednn_open();
-  executor->base[SPACE_ACT] = memory_map("activations", plan->act);
-  executor->base[SPACE_SEED] = (char *)&executor->seed;
+  for (size_t i = 0; i < sizeof devices / sizeof *devices; i++)
+    if (strcmp(plan->target, devices[i]->name) == 0)
+      executor->device = devices[i];
+  if (!executor->device)
+    runtime_fail(FAIL_BUG, "the plan is for target %s, which is no device", plan->target);
+  executor->device->open(executor, payload);
   return executor;
 }
 
 void executor_free(Executor *executor) {
   if (!executor)
     return;
-  memory_unmap(executor->base[SPACE_ACT], executor->plan->act);
-  free(executor->kernels);
+  release_sum(executor);
+  executor->device->close(executor);
   profile_free(executor->profile);
   free(executor);
 }
 
-const char *executor_cpu_level(const Executor *executor) {
-  return executor->level == CPU_V4 ? "x86-64-v4" : "x86-64-v3";
+const char *executor_device(const Executor *executor) {
+  return executor->device->name;
+}
+
+const char *executor_level(const Executor *executor) {
+  return executor->device->level(executor);
 }
 
 const char *executor_library(const Executor *executor) {
-  return executor->products ? onednn_name() : "none";
+  return executor->device->library(executor);
+}
+
+const char *executor_start_note(const Executor *executor) {
+  return executor->device->start_note ? executor->device->start_note(executor) : NULL;
 }
 
 int executor_threads(const Executor *executor) {
-  (void)executor; /* one process has one team */
-  return omp_get_max_threads();
+  return executor->device->threads(executor);
+}
+
+void executor_set_seed(Executor *executor, uint64_t seed) {
+  executor->seed = seed;
+  executor->device->write(executor, executor->base[SPACE_SEED], &executor->seed, sizeof executor->seed);
+}
+
+void executor_set_choices(Executor *executor, const ProductChoice *choices, int count) {
+  if (executor->device->set_choices)
+    executor->device->set_choices(executor, choices, count);
+}
+
+const ProductChoice *executor_choices(const Executor *executor, int *count) {
+  *count = 0;
+  return executor->device->choices ? executor->device->choices(executor, count) : NULL;
 }
 
 /* ---------------------------------------------------------------- arguments and results */
 
 void *executor_argument(Executor *executor, const PlanFunc *func, const char *name) {
   const PlanArgument *argument = plan_argument(func, name);
-  return argument ? executor_memory(executor, argument->at) : NULL;
+  return argument && argument->at.space == SPACE_ACT ? executor->device->argument(executor, func, argument) : NULL;
 }
 
 const void *executor_result(const Executor *executor, const PlanFunc *func, const char *label) {
   const PlanResult *result = plan_result(func, label, NULL);
-  return result ? executor_memory(executor, result->at) : NULL;
+  return result && result->at.space == SPACE_ACT ? executor->device->result(executor, func, result) : NULL;
 }
 
 float executor_scalar(const Executor *executor, const PlanFunc *func, const char *label) {
   const PlanResult *result = plan_result(func, label, NULL);
-  if (!result || result->type != PLAN_F32 || result->shape.elements != 1)
+  if (!result || result->type != PLAN_F32 || result->shape.elements != 1 || result->at.space != SPACE_ACT)
     runtime_fail(FAIL_BUG, "%s has no scalar result '%s'", func->name, label);
-  return *(const float *)executor_memory(executor, result->at);
+  return *(const float *)executor->device->result(executor, func, result);
 }
 
-/* ---------------------------------------------------------------- steps */
-
-static CpuMatrix matrix(const Executor *executor, PlanPlace place, int64_t ld) {
-  return (CpuMatrix){executor_memory(executor, place), ld};
+void executor_read(const Executor *executor, PlanPlace place, void *to, int64_t bytes) {
+  executor->device->read(executor, to, device_address(executor, place), bytes);
 }
 
-static void run_launch(const Executor *executor, const StepLaunch *s) {
-  void *pointers[s->operand_count + 1];
-  for (int i = 0; i < s->operand_count; i++)
-    pointers[i] = s->operands[i].space == SPACE_TAG ? (void *)(uintptr_t)s->operands[i].offset
-                                                    : executor_memory(executor, s->operands[i]);
-  moec_launch launch = {.pointer = pointers, .rows = executor_count(executor, s->rows)};
-  executor->kernels[s->kernel](&launch);
-}
-
-/* Each returns the floating point operations it did, for the profile; 0 where they are not the point. */
-static double run_gemm(const Executor *executor, const StepGemm *s) {
-  CpuGemm gemm = {.m = executor_count(executor, s->m),
-                  .n = executor_count(executor, s->n),
-                  .k = executor_count(executor, s->k),
-                  .ta = s->ta,
-                  .tb = s->tb,
-                  .beta = s->beta,
-                  .ragged = s->m.dynamic || s->k.dynamic,
-                  .a = matrix(executor, s->a, s->lda),
-                  .b = matrix(executor, s->b, s->ldb),
-                  .c = matrix(executor, s->c, s->ldc),
-                  .type = s->type,
-                  .ctype = s->ctype};
-  cpu_gemm(&gemm);
-  return 2.0 * (double)gemm.m * (double)gemm.n * (double)gemm.k;
-}
-
-static double run_grouped(const Executor *executor, const StepGrouped *s, bool outer) {
-  CpuGrouped grouped = {.groups = s->groups,
-                        .m = s->m,
-                        .n = s->n,
-                        .k = s->k,
-                        .tb = s->tb,
-                        .off = executor_memory(executor, s->off),
-                        .a = matrix(executor, s->a, s->lda),
-                        .b = matrix(executor, s->b, s->ldb),
-                        .c = matrix(executor, s->c, s->ldc),
-                        .type = s->type,
-                        .ctype = s->ctype};
-  double rows = grouped.off[s->groups];
-  if (outer)
-    cpu_grouped_outer(&grouped);
-  else
-    cpu_grouped_gemm(&grouped);
-  return 2.0 * rows * (double)s->n * (double)(outer ? s->m : s->k);
-}
-
-static void run_attention(const Executor *executor, const StepAttention *s, bool gradient) {
-  CpuAttention attention = {.n = s->n,
-                            .segments = s->segments,
-                            .heads = s->heads,
-                            .head = s->head,
-                            .causal = s->causal,
-                            .off = executor_memory(executor, s->off),
-                            .type = s->type,
-                            .q = matrix(executor, s->q, s->ldq),
-                            .k = matrix(executor, s->k, s->ldk),
-                            .v = matrix(executor, s->v, s->ldv),
-                            .o = matrix(executor, s->o, s->ldo),
-                            .lse = executor_memory(executor, s->lse)};
-  if (!gradient) {
-    cpu_attention(&attention);
-    return;
-  }
-  attention.dout = matrix(executor, s->dout, s->lddo);
-  attention.dq = matrix(executor, s->dq, s->lddq);
-  attention.dk = matrix(executor, s->dk, s->lddk);
-  attention.dv = matrix(executor, s->dv, s->lddv);
-  cpu_attention_gradient(&attention);
-}
-
-static void run_route(const Executor *executor, const PlanStep *step) {
-  const StepRoute *s = &step->route;
-  CpuRoute route = {.n = s->n,
-                    .experts = s->experts,
-                    .k = s->k,
-                    .bound = s->bound,
-                    .mask = executor_memory(executor, s->mask),
-                    .ldm = s->ldm,
-                    .pair = executor_memory(executor, s->pair),
-                    .off = executor_memory(executor, s->off),
-                    .slot = executor_memory(executor, s->slot),
-                    .scratch = executor_memory(executor, s->scratch)};
-  CpuRouteStatus status = cpu_route(&route);
-  if (status.error == ROUTE_TOO_MANY_OF_TOKEN)
-    runtime_fail(FAIL_USER,
-                 "%s: the gate selects %lld experts for token %lld of the micro-batch, its bound is k = %lld",
-                 plan_step_location(step), (long long)status.count, (long long)status.token, (long long)s->k);
-  if (status.error == ROUTE_TOO_MANY)
-    runtime_fail(FAIL_USER,
-                 "%s: the gate selects %lld expert-token pairs in a micro-batch of %lld tokens, its bound is "
-                 "rows = %lld",
-                 plan_step_location(step), (long long)status.count, (long long)s->n, (long long)s->bound);
-}
-
-static void run_scatter(const Executor *executor, const PlanStep *step) {
-  const StepScatter *s = &step->scatter;
-  CpuScatter scatter = {.n = s->n,
-                        .d = s->d,
-                        .rows = s->rows,
-                        .ids = executor_memory(executor, s->ids),
-                        .x = matrix(executor, s->x, s->ldx),
-                        .c = matrix(executor, s->c, s->d),
-                        .type = s->type,
-                        .ctype = s->ctype,
-                        .scratch = executor_memory(executor, s->scratch)};
-  int64_t wrong = cpu_scatter_rows(&scatter);
-  if (wrong >= 0)
-    runtime_fail(FAIL_USER, "%s: id %d at row %lld is outside a table of %lld rows", plan_step_location(step),
-                 scatter.ids[wrong], (long long)wrong, (long long)s->rows);
-}
-
-static void run_segment_sum(const Executor *executor, const StepSegmentSum *s) {
-  CpuSegmentSum sum = {.groups = s->groups,
-                       .n = s->n,
-                       .off = executor_memory(executor, s->off),
-                       .x = matrix(executor, s->x, s->ldx),
-                       .c = matrix(executor, s->c, s->ldc),
-                       .type = s->type,
-                       .ctype = s->ctype};
-  cpu_segment_sum(&sum);
-}
-
-static double run_step(const Executor *executor, const PlanStep *step) {
-  switch (step->kind) {
-  case STEP_LAUNCH:
-    run_launch(executor, &step->launch);
-    return 0;
-  case STEP_GEMM:
-    return run_gemm(executor, &step->gemm);
-  case STEP_GROUPED_GEMM:
-  case STEP_GROUPED_OUTER:
-    return run_grouped(executor, &step->grouped, step->kind == STEP_GROUPED_OUTER);
-  case STEP_ATTENTION:
-  case STEP_ATTENTION_GRAD:
-    run_attention(executor, &step->attention, step->kind == STEP_ATTENTION_GRAD);
-    return 0;
-  case STEP_ROUTE:
-    run_route(executor, step);
-    return 0;
-  case STEP_SCATTER_ROWS:
-    run_scatter(executor, step);
-    return 0;
-  case STEP_SEGMENT_SUM:
-    run_segment_sum(executor, &step->segment_sum);
-    return 0;
-  case STEP_COPY:
-    cpu_copy(executor_count(executor, step->copy.rows), step->copy.columns, step->copy.type,
-             matrix(executor, step->copy.from, step->copy.ldf), matrix(executor, step->copy.to, step->copy.ldt));
-    return 0;
-  case STEP_FILL:
-    cpu_fill(executor_count(executor, step->copy.rows), step->copy.columns, step->copy.type,
-             matrix(executor, step->copy.to, step->copy.ldt), step->copy.value);
-    return 0;
-  case STEP_KIND_COUNT:
-    break;
-  }
-  runtime_fail(FAIL_BUG, "a step of kind %d", (int)step->kind);
+int64_t executor_count(const Executor *executor, PlanCount count) {
+  int32_t live;
+  if (!count.dynamic)
+    return count.number;
+  executor_read(executor, count.place, &live, sizeof live);
+  return live;
 }
 
 /* ---------------------------------------------------------------- running */
@@ -334,24 +215,9 @@ static void check_bound(const Executor *executor, const PlanFunc *func) {
                  func->table ? func->table->name : "-", executor->table ? executor->table->name : "-");
 }
 
-static double now(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
-static void run_profiled(Executor *executor, const PlanFunc *func, int step) {
-  double start = now(), flops = run_step(executor, &func->steps[step]);
-  profile_add(executor->profile, func, step, now() - start, flops);
-}
-
 void executor_run(Executor *executor, const PlanFunc *func) {
   check_bound(executor, func);
-  for (int i = 0; i < func->step_count; i++)
-    if (executor->profile)
-      run_profiled(executor, func, i);
-    else
-      run_step(executor, &func->steps[i]);
+  executor->device->run(executor, func);
 }
 
 void executor_set_profile(Executor *executor, bool on) {
@@ -362,4 +228,23 @@ void executor_set_profile(Executor *executor, bool on) {
 void executor_print_profile(const Executor *executor, FILE *out) {
   if (executor->profile)
     profile_print(executor->profile, out);
+}
+
+void device_fail_mistake(const PlanStep *step, Mistake mistake, int64_t first, int64_t second, MistakeBounds bounds) {
+  const char *line = plan_step_location(step);
+  switch (mistake) {
+  case MISTAKE_EXPERTS:
+    runtime_fail(FAIL_USER,
+                 "%s: the gate selects %lld experts for token %lld of the micro-batch, its bound is k = %lld", line,
+                 (long long)second, (long long)first, (long long)bounds.k);
+  case MISTAKE_PAIRS:
+    runtime_fail(FAIL_USER,
+                 "%s: the gate selects %lld expert-token pairs in a micro-batch of %lld tokens, its bound is "
+                 "rows = %lld",
+                 line, (long long)second, (long long)bounds.n, (long long)bounds.bound);
+  case MISTAKE_ID:
+    runtime_fail(FAIL_USER, "%s: id %lld at row %lld is outside a table of %lld rows", line, (long long)second,
+                 (long long)first, (long long)bounds.rows);
+  }
+  runtime_fail(FAIL_BUG, "%s: a step reports mistake number %d", line, (int)mistake);
 }

@@ -56,19 +56,34 @@ static void print_payload(const Program *p) {
   printf("IR          %016" PRIx64 " before passes\n", p->ir_hash);
 }
 
+/* Where `train` runs unless it is told, or as --device says here. */
+static void print_device(const Program *p) {
+  const char *device = program_device(p),
+             *problem = strcmp(device, "cuda") == 0 ? executor_no_gpu() : program_no_gpu(p);
+  if (strcmp(device, "cuda") == 0 && !problem)
+    printf("device      cuda: %s\n", executor_gpu());
+  else if (strcmp(device, "cuda") == 0)
+    printf("device      cuda, which cannot run here: %s\n", problem);
+  else
+    printf("device      cpu%s%s\n", problem ? ", since for --device=cuda " : "", problem ? problem : "");
+}
+
 /* `--ledger` prints the decisions; the passes are in them. */
 int trainer_info(int argc, char **argv) {
+  const char *device = NULL;
   bool ir = false, plan = false, c = false, cuda = false, ledger = false, passes = false;
-  const Option options[] = {{"--ir", OPTION_FLAG, &ir, 0},     {"--passes", OPTION_FLAG, &passes, 0},
-                            {"--plan", OPTION_FLAG, &plan, 0}, {"--c", OPTION_FLAG, &c, 0},
-                            {"--cuda", OPTION_FLAG, &cuda, 0}, {"--ledger", OPTION_FLAG, &ledger, 0}};
+  const Option options[] = {{"--ir", OPTION_FLAG, &ir, 0},        {"--passes", OPTION_FLAG, &passes, 0},
+                            {"--plan", OPTION_FLAG, &plan, 0},    {"--c", OPTION_FLAG, &c, 0},
+                            {"--cuda", OPTION_FLAG, &cuda, 0},    {"--ledger", OPTION_FLAG, &ledger, 0},
+                            {"--device", OPTION_TEXT, &device, 0}};
   options_parse("info", argc, argv, options, sizeof options / sizeof *options, NULL);
+  Program *p = program_open("info", device);
+  const char *plan_section = strcmp(program_device(p), "cuda") == 0 ? SECTION_PLAN_CUDA : SECTION_PLAN_CPU;
   const struct {
     bool wanted;
     const char *section;
-  } dumps[] = {{ir, SECTION_IR}, {passes, SECTION_PASSES}, {plan, SECTION_PLAN},
+  } dumps[] = {{ir, SECTION_IR}, {passes, SECTION_PASSES}, {plan, plan_section},
                {c, SECTION_C},   {cuda, SECTION_CUDA},     {ledger, SECTION_LEDGER}};
-  Program *p = program_open();
   bool dumped = false;
   for (size_t i = 0; i < sizeof dumps / sizeof *dumps; i++) {
     if (!dumps[i].wanted)
@@ -82,6 +97,7 @@ int trainer_info(int argc, char **argv) {
   if (dumped)
     return 0;
   print_run(p);
+  print_device(p);
   print_tables(p);
   print_phases(p);
   print_payload(p);

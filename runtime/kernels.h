@@ -6,7 +6,8 @@
 #include "runtime/payload.h"
 #include "runtime/plan.h"
 
-/* One function per name in plan->kernels, in that order, from section `kernels.v3.so` or `kernels.v4.so`. */
+/* One function per name in plan->kernels, in that order, from section `kernels.v3.so`, `kernels.v4.so` or
+ * `kernels.native.so`. */
 moec_kernel *kernels_load(const Plan *plan, const Payload *payload, const char *section);
 
 #endif

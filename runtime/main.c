@@ -23,9 +23,12 @@ static const char help[] =
     "TRAINER eval   --data D --checkpoint C [--split=valid|test|train]\n"
     "TRAINER sample --checkpoint C --prompt TEXT -n 100 [--temperature=1] [--top-k=0] [--seed=1]\n"
     "TRAINER info                        what this trainer is\n"
-    "    --ir --passes --plan --c --cuda --ledger    print what it carries\n"
+    "    --ir --passes --plan --c --cuda --ledger    print what it carries (--plan: of --device=cpu|cuda)\n"
     "\n"
-    "C is a checkpoint directory or a run directory (its newest). train, eval and sample take --device=cpu|cuda.\n";
+    "C is a checkpoint directory or a run directory (its newest). train, eval and sample take --device=cpu|cuda; "
+    "without\n"
+    "it they run on the GPU where the trainer carries a plan for it and one answers. --cpu=native takes the kernels\n"
+    "that moec build --cpu=native made for exactly this machine, --cpu=v3 or =v4 those of a lower level.\n";
 
 /* Wherever the trainer ends well: what it printed has arrived, or it was not done. */
 static void finish(int code, void *unused) {

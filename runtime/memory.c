@@ -47,6 +47,12 @@ static double gigabytes(int64_t bytes) {
   return (double)bytes / 1e9;
 }
 
+void memory_count(int64_t bytes) {
+  held += bytes;
+  if (held > peak)
+    peak = held;
+}
+
 void *memory_map(const char *what, int64_t bytes) {
   int64_t available = memory_available();
   if (bytes > available)
@@ -60,9 +66,7 @@ void *memory_map(const char *what, int64_t bytes) {
     runtime_fail(FAIL_ENVIRONMENT, "the system refused memory: %s need %.3f GB, %.3f GB are held already", what,
                  gigabytes(bytes), gigabytes(held));
   madvise(memory, (size_t)bytes, MADV_HUGEPAGE); /* advice only: a refusal changes nothing but speed */
-  held += bytes;
-  if (held > peak)
-    peak = held;
+  memory_count(bytes);
   return memory;
 }
 
@@ -73,7 +77,7 @@ void memory_unmap(void *memory, int64_t bytes) {
     bytes = 1;
   if (munmap(memory, (size_t)bytes))
     runtime_fail(FAIL_BUG, "unmapping %lld bytes failed", (long long)bytes);
-  held -= bytes;
+  memory_count(-bytes);
 }
 
 int64_t memory_held(void) {

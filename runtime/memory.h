@@ -15,6 +15,9 @@ int64_t memory_available(void);
 void *memory_map(const char *what, int64_t bytes); /* `what` in a message: "activations" */
 void memory_unmap(void *memory, int64_t bytes);
 
+/* Counts memory of another device in what follows: taken, or, negative, given back. */
+void memory_count(int64_t bytes);
+
 int64_t memory_held(void); /* bytes mapped now */
 int64_t memory_peak(void); /* the most that was ever mapped at once, or since memory_peak_restart */
 void memory_peak_restart(void);

@@ -111,9 +111,11 @@ double plan_parse_double(const PlanReader *reader, const char *what, const char 
 }
 
 PlanPlace plan_parse_place(const PlanReader *reader, const char *what, const char *text) {
-  static const char *const names[SPACE_COUNT] = {"act",  "param",     "grad",  "m",     "v",
-                                                 "seed", "src.param", "src.m", "src.v", "tag"};
+  static const char *const names[SPACE_COUNT] = {"act",       "param", "grad",  "m",   "v",      "seed",
+                                                 "src.param", "src.m", "src.v", "tag", "status", "null"};
   const char *colon = strchr(text, ':');
+  if (!strcmp(text, "null"))
+    return (PlanPlace){.space = SPACE_NULL};
   if (!colon)
     plan_fail(reader, "%s: '%s' is not a place (space:offset)", what, text);
   size_t length = (size_t)(colon - text);

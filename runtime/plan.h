@@ -25,7 +25,9 @@ typedef enum PlanSpace {
   SPACE_SOURCE_PARAM,
   SPACE_SOURCE_M,
   SPACE_SOURCE_V,
-  SPACE_TAG, /* no memory: the offset is the operand itself */
+  SPACE_TAG,    /* no memory: the offset is the operand itself */
+  SPACE_STATUS, /* CUDA: the i64[4] in which a kernel reports the user's mistake */
+  SPACE_NULL,   /* no memory: the operand is a null pointer, written `null` */
   SPACE_COUNT
 } PlanSpace;
 
@@ -83,27 +85,56 @@ typedef enum PlanStepKind {
   STEP_ATTENTION,
   STEP_ATTENTION_GRAD,
   STEP_ROUTE,
+  STEP_RANK_ROWS,
+  STEP_BALANCED_ASSIGNMENT,
   STEP_SCATTER_ROWS,
   STEP_SEGMENT_SUM,
   STEP_COPY,
   STEP_FILL,
+  STEP_MEMSET,
   STEP_KIND_COUNT
 } PlanStepKind;
 const char *plan_step_name(PlanStepKind kind);
 
+/* What the status cell of a launch that checks the user's input may report (docs/plan.md). */
+typedef enum PlanCheck { CHECK_NONE, CHECK_ROUTE, CHECK_SCATTER_ROWS } PlanCheck;
+
 typedef struct StepLaunch {
-  int kernel; /* index into Plan.kernels */
-  PlanCount rows;
+  int kernel;     /* index into Plan.kernels; of a CUDA plan: an entry point */
+  PlanCount rows; /* CPU */
   int operand_count;
-  PlanPlace *operands;
+  PlanPlace *operands; /* CUDA: 8 bytes each: an address, the offset of a SPACE_TAG, or 0 for SPACE_NULL */
+  /* CUDA: */
+  int64_t blocks[3], threads, shared; /* shared: bytes of dynamic shared memory */
+  PlanCheck check;
+  int64_t n, k, bound, check_rows; /* numbers for the check's message; check_rows: `rows` in the text */
 } StepLaunch;
+
+typedef enum PlanEpilogue {
+  EPILOGUE_NONE,
+  EPILOGUE_BIAS,
+  EPILOGUE_GELU_AUX_BIAS,
+  EPILOGUE_DGELU,
+  EPILOGUE_BGRADB,
+  EPILOGUE_COUNT
+} PlanEpilogue;
 
 typedef struct StepGemm {
   PlanCount m, n, k; /* any may be dynamic */
   int64_t ta, tb, lda, ldb, ldc, beta;
   PlanPlace a, b, c;
   PlanType type, ctype;
+  /* CUDA: what the product does besides (cuBLASLt's epilogues of the same names); the places it has no use for are
+   * SPACE_NULL. `bias` is [n]; `aux` [m,ldaux] is what gelu_aux_bias saves and dgelu reads, of type `ctype`. */
+  PlanEpilogue epilogue;
+  PlanPlace bias, aux;
+  int64_t ldaux;
 } StepGemm;
+
+typedef struct StepMemset {
+  PlanPlace to;
+  int64_t bytes;
+} StepMemset;
 
 typedef struct StepGrouped { /* grouped_gemm and grouped_outer */
   int64_t groups, rows, m, n, k, tb, lda, ldb, ldc;
@@ -122,6 +153,11 @@ typedef struct StepRoute {
   int64_t n, experts, k, bound, ldm;
   PlanPlace mask, pair, off, slot, scratch;
 } StepRoute;
+
+typedef struct StepGroups { /* rank_rows and balanced_assignment */
+  int64_t n, columns, groups, ldx;
+  PlanPlace x, c, scratch;
+} StepGroups;
 
 typedef struct StepScatter {
   int64_t n, d, rows, ldx;
@@ -153,9 +189,11 @@ typedef struct PlanStep {
     StepGrouped grouped;
     StepAttention attention;
     StepRoute route;
+    StepGroups groups;
     StepScatter scatter;
     StepSegmentSum segment_sum;
     StepCopy copy;
+    StepMemset memset;
   };
 } PlanStep;
 

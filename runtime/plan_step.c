@@ -9,12 +9,12 @@
 
 #include "runtime/error.h"
 
-typedef enum KeyKind { KEY_NUMBER, KEY_COUNT, KEY_PLACE, KEY_TYPE, KEY_VALUE } KeyKind;
+typedef enum KeyKind { KEY_NUMBER, KEY_COUNT, KEY_PLACE, KEY_TYPE, KEY_VALUE, KEY_EPILOGUE } KeyKind;
 
 typedef struct Key {
   const char *name;
   KeyKind kind;
-  bool optional; /* types: f32 when absent */
+  bool optional; /* types: f32 when absent; numbers and places: left as they are */
   size_t offset; /* into PlanStep */
 } Key;
 
@@ -31,6 +31,27 @@ static const Key gemm_keys[] = {
     COUNT(gemm, m),    COUNT(gemm, n),     COUNT(gemm, k),   NUMBER(gemm, ta),  NUMBER(gemm, tb),
     PLACE(gemm, a),    NUMBER(gemm, lda),  PLACE(gemm, b),   NUMBER(gemm, ldb), PLACE(gemm, c),
     NUMBER(gemm, ldc), NUMBER(gemm, beta), TYPE(gemm, type), TYPE(gemm, ctype), {0}};
+
+/* In a plan for CUDA m, n and k are numbers; read_cuda_step sees to it. */
+static const Key cuda_gemm_keys[] = {COUNT(gemm, m),
+                                     COUNT(gemm, n),
+                                     COUNT(gemm, k),
+                                     NUMBER(gemm, ta),
+                                     NUMBER(gemm, tb),
+                                     PLACE(gemm, a),
+                                     NUMBER(gemm, lda),
+                                     PLACE(gemm, b),
+                                     NUMBER(gemm, ldb),
+                                     PLACE(gemm, c),
+                                     NUMBER(gemm, ldc),
+                                     NUMBER(gemm, beta),
+                                     TYPE(gemm, type),
+                                     TYPE(gemm, ctype),
+                                     {"epilogue", KEY_EPILOGUE, true, offsetof(PlanStep, gemm.epilogue)},
+                                     {"bias", KEY_PLACE, true, offsetof(PlanStep, gemm.bias)},
+                                     {"aux", KEY_PLACE, true, offsetof(PlanStep, gemm.aux)},
+                                     {"ldaux", KEY_NUMBER, true, offsetof(PlanStep, gemm.ldaux)},
+                                     {0}};
 
 static const Key grouped_gemm_keys[] = {NUMBER(grouped, groups), PLACE(grouped, off),
                                         NUMBER(grouped, rows),   NUMBER(grouped, n),
@@ -86,6 +107,10 @@ static const Key route_keys[] = {NUMBER(route, n),
                                  PLACE(route, scratch),
                                  {0}};
 
+static const Key groups_keys[] = {
+    NUMBER(groups, n),   NUMBER(groups, columns), NUMBER(groups, groups), PLACE(groups, x),
+    NUMBER(groups, ldx), PLACE(groups, c),        PLACE(groups, scratch), {0}};
+
 static const Key scatter_rows_keys[] = {NUMBER(scatter, n),
                                         NUMBER(scatter, d),
                                         NUMBER(scatter, rows),
@@ -126,14 +151,25 @@ static const struct {
     [STEP_ATTENTION] = {"attention", attention_keys},
     [STEP_ATTENTION_GRAD] = {"attention_grad", attention_grad_keys},
     [STEP_ROUTE] = {"route", route_keys},
+    [STEP_RANK_ROWS] = {"rank_rows", groups_keys},
+    [STEP_BALANCED_ASSIGNMENT] = {"balanced_assignment", groups_keys},
     [STEP_SCATTER_ROWS] = {"scatter_rows", scatter_rows_keys},
     [STEP_SEGMENT_SUM] = {"segment_sum", segment_sum_keys},
     [STEP_COPY] = {"copy", copy_keys},
     [STEP_FILL] = {"fill", fill_keys},
+    [STEP_MEMSET] = {"memset", NULL},
 };
 
 const char *plan_step_name(PlanStepKind kind) {
   return step_kinds[kind].name;
+}
+
+static PlanEpilogue parse_epilogue(const PlanReader *reader, const char *text) {
+  static const char *const names[EPILOGUE_COUNT] = {"none", "bias", "gelu_aux_bias", "dgelu", "bgradb"};
+  for (int i = 0; i < EPILOGUE_COUNT; i++)
+    if (!strcmp(names[i], text))
+      return (PlanEpilogue)i;
+  plan_fail(reader, "no epilogue is called '%s'", text);
 }
 
 static void store_key(const PlanReader *reader, const Key *key, const char *text, PlanStep *step, unsigned *spaces) {
@@ -160,6 +196,9 @@ static void store_key(const PlanReader *reader, const Key *key, const char *text
     break;
   case KEY_VALUE:
     *(double *)field = plan_parse_double(reader, key->name, text);
+    break;
+  case KEY_EPILOGUE:
+    *(PlanEpilogue *)field = parse_epilogue(reader, text);
     break;
   }
 }
@@ -211,6 +250,106 @@ static void read_launch(PlanReader *reader, StepLaunch *launch, unsigned *spaces
   }
 }
 
+/* ---------------------------------------------------------------- CUDA */
+
+/* "132" or "512,16,2". */
+static void parse_blocks(const PlanReader *reader, const char *text, int64_t blocks[3]) {
+  blocks[0] = blocks[1] = blocks[2] = 1;
+  for (int i = 0; text; i++) {
+    const char *comma = strchr(text, ',');
+    char number[32] = "";
+    size_t length = comma ? (size_t)(comma - text) : strlen(text);
+    if (i == 3 || length >= sizeof number)
+      plan_fail(reader, "blocks: at most three numbers, not '%s'", text);
+    memcpy(number, text, length);
+    blocks[i] = plan_parse_number(reader, "blocks", number);
+    if (blocks[i] < 1)
+      plan_fail(reader, "blocks: %lld is not a number of blocks", (long long)blocks[i]);
+    text = comma ? comma + 1 : NULL;
+  }
+}
+
+static PlanCheck parse_check(const PlanReader *reader, const char *text) {
+  if (!strcmp(text, "route"))
+    return CHECK_ROUTE;
+  if (!strcmp(text, "scatter_rows"))
+    return CHECK_SCATTER_ROWS;
+  plan_fail(reader, "no check is called '%s'", text);
+}
+
+/* A word key=value of a launch; the keys may stand anywhere among the operands. */
+static void read_launch_key(const PlanReader *reader, StepLaunch *launch, const char *word) {
+  const struct {
+    const char *name;
+    int64_t *number;
+  } numbers[] = {{"threads", &launch->threads}, {"shared", &launch->shared},  {"n", &launch->n}, {"k", &launch->k},
+                 {"bound", &launch->bound},     {"rows", &launch->check_rows}};
+  size_t length = strcspn(word, "=");
+  const char *text = word + length + 1;
+  if (length == 6 && !strncmp(word, "blocks", length)) {
+    parse_blocks(reader, text, launch->blocks);
+    return;
+  }
+  if (length == 5 && !strncmp(word, "check", length)) {
+    launch->check = parse_check(reader, text);
+    return;
+  }
+  for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+    if (!strncmp(numbers[i].name, word, length) && !numbers[i].name[length]) {
+      *numbers[i].number = plan_parse_number(reader, numbers[i].name, text);
+      return;
+    }
+  plan_fail(reader, "launch has no key '%.*s'", (int)length, word);
+}
+
+static void read_cuda_launch(PlanReader *reader, StepLaunch *launch, unsigned *spaces) {
+  launch->kernel = kernel_index(reader->plan, plan_word(reader, 1, "kernel"));
+  launch->operands = runtime_allocate((size_t)reader->word_count, sizeof *launch->operands);
+  for (int w = 2; w < reader->word_count; w++) {
+    if (strchr(reader->words[w], '=')) {
+      read_launch_key(reader, launch, reader->words[w]);
+      continue;
+    }
+    PlanPlace place = plan_parse_place(reader, "operand", reader->words[w]);
+    launch->operands[launch->operand_count++] = place;
+    if (place.space != SPACE_TAG && place.space != SPACE_NULL)
+      *spaces |= 1u << place.space;
+  }
+  if (launch->blocks[0] < 1 || launch->threads < 1 || launch->threads > 1024 || launch->shared < 0)
+    plan_fail(reader, "launch of %s: blocks=, and threads= of at most 1024 expected",
+              reader->plan->kernels[launch->kernel]);
+}
+
+static void read_memset(PlanReader *reader, StepMemset *step, unsigned *spaces) {
+  step->to = plan_parse_place(reader, "memset", plan_word(reader, 1, "place"));
+  step->bytes = plan_parse_number(reader, "bytes", plan_key(reader, "bytes"));
+  *spaces |= 1u << step->to.space;
+  if (step->bytes < 0)
+    plan_fail(reader, "memset of %lld bytes", (long long)step->bytes);
+}
+
+/* A step of a plan for CUDA; false: its kind belongs to the CPU's plan. */
+static bool read_cuda_step(PlanReader *reader, PlanStep *step, unsigned *spaces) {
+  switch (step->kind) {
+  case STEP_LAUNCH:
+    read_cuda_launch(reader, &step->launch, spaces);
+    return true;
+  case STEP_GEMM:
+    step->gemm.bias.space = step->gemm.aux.space = SPACE_NULL;
+    read_keys(reader, cuda_gemm_keys, step, spaces);
+    if (step->gemm.m.dynamic || step->gemm.n.dynamic || step->gemm.k.dynamic)
+      plan_fail(reader, "gemm: m, n and k are numbers in a plan for CUDA");
+    return true;
+  case STEP_MEMSET:
+    read_memset(reader, &step->memset, spaces);
+    return true;
+  default:
+    return false;
+  }
+}
+
+/* ---------------------------------------------------------------- any target */
+
 /* Limits the builtins rely on. */
 static void check_step(const PlanReader *reader, const PlanStep *step) {
   if (step->kind == STEP_ATTENTION || step->kind == STEP_ATTENTION_GRAD) {
@@ -218,6 +357,15 @@ static void check_step(const PlanReader *reader, const PlanStep *step) {
     if (a->n < 0 || a->segments < 1 || a->heads < 1 || a->head < 8 || a->head > 256 || a->head % 8)
       plan_fail(reader, "attention of n=%lld segments=%lld heads=%lld head=%lld: a head is a multiple of 8 up to 256",
                 (long long)a->n, (long long)a->segments, (long long)a->heads, (long long)a->head);
+  }
+  if (step->kind == STEP_RANK_ROWS || step->kind == STEP_BALANCED_ASSIGNMENT) {
+    const StepGroups *g = &step->groups;
+    if (g->columns < 1 || g->groups < 1 || g->n < 1 || g->n % g->groups)
+      plan_fail(reader, "%s of n=%lld columns=%lld groups=%lld: groups must divide n", plan_step_name(step->kind),
+                (long long)g->n, (long long)g->columns, (long long)g->groups);
+    if (step->kind == STEP_BALANCED_ASSIGNMENT && g->n / g->groups % g->columns)
+      plan_fail(reader, "balanced_assignment: %lld experts do not divide slices of %lld rows", (long long)g->columns,
+                (long long)(g->n / g->groups));
   }
   if (step->kind == STEP_ROUTE && (step->route.experts < 1 || step->route.k < 1 || step->route.n < 0))
     plan_fail(reader, "route needs experts and k of at least 1");
@@ -233,6 +381,10 @@ bool plan_read_step(PlanReader *reader, PlanStep *step, unsigned *spaces) {
   if (kind == STEP_KIND_COUNT)
     return false;
   *step = (PlanStep){.kind = (PlanStepKind)kind, .line = reader->line, .comment = reader->comment};
+  if (!strcmp(reader->plan->target, "cuda"))
+    return read_cuda_step(reader, step, spaces);
+  if (kind == STEP_MEMSET)
+    return false;
   if (kind == STEP_LAUNCH)
     read_launch(reader, &step->launch, spaces);
   else

@@ -68,6 +68,11 @@ static void label_step(const Plan *plan, const PlanStep *step, char *label) {
   const char *name = plan_step_name(step->kind);
   switch (step->kind) {
   case STEP_LAUNCH:
+    if (step->launch.blocks[0]) {
+      snprintf(label, LABEL, "%s blocks=%" PRId64, plan->kernels[step->launch.kernel],
+               step->launch.blocks[0] * step->launch.blocks[1] * step->launch.blocks[2]);
+      return;
+    }
     snprintf(label, LABEL, "%s rows=%s", plan->kernels[step->launch.kernel],
              count_text(step->launch.rows, m, sizeof m));
     return;
@@ -101,7 +106,12 @@ static void label_step(const Plan *plan, const PlanStep *step, char *label) {
     snprintf(label, LABEL, "%s rows=%s columns=%" PRId64, name, count_text(step->copy.rows, m, sizeof m),
              step->copy.columns);
     return;
+  case STEP_MEMSET:
+    snprintf(label, LABEL, "%s bytes=%" PRId64, name, step->memset.bytes);
+    return;
   case STEP_ROUTE:
+  case STEP_RANK_ROWS:
+  case STEP_BALANCED_ASSIGNMENT:
   case STEP_KIND_COUNT:
     break;
   }

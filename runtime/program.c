@@ -20,13 +20,32 @@ static void check_ranks(void) {
   }
 }
 
-Program *program_open(void) {
+/* The section of the plan that runs. */
+static const PayloadSection *choose_plan(Program *p, const char *command, const char *device) {
+  const PayloadSection *cpu = payload_find(p->payload, SECTION_PLAN_CPU),
+                       *gpu = payload_find(p->payload, SECTION_PLAN_CUDA);
+  if (device && strcmp(device, "cpu") != 0 && strcmp(device, "cuda") != 0)
+    runtime_fail(FAIL_USAGE, "%s: --device=%s: expected cpu or cuda", command, device);
+  if (!cpu && !gpu)
+    runtime_fail(FAIL_BUG, "this trainer carries no plan");
+  bool wants_gpu = device ? strcmp(device, "cuda") == 0 : gpu != NULL;
+  if (!device && gpu && cpu) {
+    p->no_gpu = executor_no_gpu();
+    wants_gpu = !p->no_gpu;
+  }
+  if (!(wants_gpu ? gpu : cpu))
+    runtime_fail(FAIL_ENVIRONMENT, "%s: --device=%s: this trainer carries no plan for %s, only for %s", command,
+                 wants_gpu ? "cuda" : "cpu", wants_gpu ? "cuda" : "cpu", wants_gpu ? "cpu" : "cuda");
+  return wants_gpu ? gpu : cpu;
+}
+
+Program *program_open(const char *command, const char *device) {
   check_ranks();
   Program *p = runtime_allocate(1, sizeof *p);
   p->payload = payload_open(NULL);
-  const PayloadSection *plan = payload_section(p->payload, SECTION_PLAN), *ir = payload_section(p->payload, SECTION_IR),
+  const PayloadSection *plan = choose_plan(p, command, device), *ir = payload_section(p->payload, SECTION_IR),
                        *shim = payload_find(p->payload, TOKENIZER_SHIM_SECTION);
-  p->plan = plan_read(SECTION_PLAN, (const char *)plan->data, plan->size);
+  p->plan = plan_read(plan->name, (const char *)plan->data, plan->size);
   p->ir_hash = payload_ir_hash(ir->data, ir->size);
   if (shim)
     tokenizer_set_shim(shim->data, shim->size);
@@ -47,11 +66,12 @@ void program_start(Program *p, uint64_t seed) {
   executor_set_seed(p->executor, seed);
 }
 
-void program_check_device(const char *command, const char *device) {
-  if (strcmp(device, "cuda") == 0)
-    runtime_fail(FAIL_ENVIRONMENT, "%s: --device=cuda: this trainer carries no plan for cuda, only for cpu", command);
-  if (strcmp(device, "cpu") != 0)
-    runtime_fail(FAIL_USAGE, "%s: --device=%s: expected cpu or cuda", command, device);
+const char *program_device(const Program *p) {
+  return p->plan->target;
+}
+
+const char *program_no_gpu(const Program *p) {
+  return p->no_gpu;
 }
 
 char *program_text(const Program *p, const char *name) {
@@ -92,11 +112,26 @@ const PlanSchedule *program_schedule(const Program *p, int phase, const char *na
   return schedule;
 }
 
+/* Four arenas, and the sum of gradients over micro-batches. */
+static int64_t table_bytes(const Program *p, int phase) {
+  int arenas = p->plan->run.accumulate > 1 ? ARENA_COUNT + 1 : ARENA_COUNT;
+  return arenas * (int64_t)sizeof(float) * p->plan->phases[phase].table->size;
+}
+
+void program_expect_memory(Program *p, int first, int last) {
+  for (int i = first; i <= last; i++) {
+    bool enters = i > first && p->plan->phases[i].enter;
+    char *what = string_format("%s %s", enters ? "the transition into phase" : "phase", p->plan->phases[i].name);
+    executor_expect(p->executor, what, table_bytes(p, i) + (enters ? table_bytes(p, i - 1) : 0));
+    free(what);
+  }
+}
+
 void program_enter(Program *p, int phase) {
   if (p->arenas)
     arenas_free(p->arenas);
   p->phase = phase;
-  p->arenas = arenas_new(p->plan->phases[phase].table);
+  p->arenas = arenas_new(p->executor, p->plan->phases[phase].table);
   executor_set_table(p->executor, p->arenas);
 }
 

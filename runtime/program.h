@@ -14,7 +14,8 @@
 #include "runtime/plan.h"
 
 /* Sections of a trainer's payload, beside the kernels (execute.h) and the SentencePiece shim (tokenizer.h). */
-#define SECTION_PLAN "plan.cpu"      /* docs/plan.md */
+#define SECTION_PLAN_CPU "plan.cpu" /* docs/plan.md */
+#define SECTION_PLAN_CUDA "plan.cuda"
 #define SECTION_IR "model.ir"        /* before passes */
 #define SECTION_CONFIG "config.json" /* the resolved configuration */
 #define SECTION_PASSES "passes.ir"   /* after passes */
@@ -25,6 +26,7 @@
 typedef struct Program {
   const Payload *payload;
   const Plan *plan;
+  const char *no_gpu; /* see program_no_gpu */
   Executor *executor;
   Arenas *arenas;
   int phase;
@@ -33,11 +35,14 @@ typedef struct Program {
   uint64_t ir_hash; /* of the IR before passes, by payload_ir_hash */
 } Program;
 
-/* The running executable's payload and plan, without an executor. FAIL_USAGE when started as one of several ranks. */
-Program *program_open(void);
+/* The running executable's payload and its plan for `device`, without an executor. `device` NULL: "cuda" where the
+ * trainer carries its plan and a GPU answers, else "cpu". A trainer without a plan for the device asked for:
+ * FAIL_ENVIRONMENT; another word, or one of several ranks: FAIL_USAGE. `command` begins the messages. */
+Program *program_open(const char *command, const char *device);
 void program_start(Program *program, uint64_t seed); /* makes the executor */
-/* Ends the program when this trainer cannot run on `device`: FAIL_USAGE or FAIL_ENVIRONMENT. */
-void program_check_device(const char *command, const char *device);
+const char *program_device(const Program *program);  /* "cpu" or "cuda" */
+/* Why a trainer that carries a plan for CUDA runs on the CPU unasked; NULL: it does not. */
+const char *program_no_gpu(const Program *program);
 char *program_text(const Program *program, const char *section); /* NULL: not carried. Terminated, lives on */
 
 const char *program_passes(const Program *program); /* names what the passes made of the model; NULL: not known */
@@ -48,6 +53,9 @@ int program_phase_at(const Program *program, int64_t step);        /* of update 
 int program_phase_named(const Program *program, const char *name); /* -1: none */
 const PlanSchedule *program_schedule(const Program *program, int phase, const char *name); /* of the phase, or NULL */
 
+/* Ends with FAIL_ENVIRONMENT where the device cannot hold the arenas of phases `first` to `last` and of the transitions
+ * between them: better now than at the transition. */
+void program_expect_memory(Program *program, int first, int last);
 void program_enter(Program *program, int phase);         /* fresh, zeroed arenas for the phase's table */
 void program_initialize(Program *program);               /* phase 0, parameters by @init */
 void program_transition(Program *program, int64_t step); /* to the next phase, by its function where it has one */

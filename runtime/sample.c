@@ -10,13 +10,15 @@
 
 #include "runtime/checkpoint.h"
 #include "runtime/commands.h"
+#include "runtime/cpu/cpu.h"
 #include "runtime/error.h"
 #include "runtime/options.h"
 #include "runtime/tokenizer.h"
+#include "runtime/tuning.h"
 #include "runtime/unicode.h"
 
 typedef struct SampleOptions {
-  const char *checkpoint, *prompt;
+  const char *checkpoint, *prompt, *device, *cpu; /* device, cpu: NULL when not given */
   int64_t count, top_k, seed;
   double temperature;
 } SampleOptions;
@@ -108,18 +110,17 @@ static size_t print_new(Tokenizer *tokenizer, const TokenList *tokens, size_t fr
 
 static SampleOptions parse(int argc, char **argv) {
   SampleOptions o = {.prompt = "", .count = 100, .top_k = 0, .seed = 1, .temperature = 1};
-  const char *device = "cpu";
   const Option options[] = {{"--checkpoint", OPTION_TEXT, &o.checkpoint, 0},
                             {"--prompt", OPTION_TEXT, &o.prompt, 0},
                             {"-n", OPTION_INTEGER, &o.count, 0},
                             {"--top-k", OPTION_INTEGER, &o.top_k, 0},
                             {"--temperature", OPTION_NUMBER, &o.temperature, 0},
                             {"--seed", OPTION_INTEGER, &o.seed, 0},
-                            {"--device", OPTION_TEXT, &device, 0}};
+                            {"--device", OPTION_TEXT, &o.device, 0},
+                            {"--cpu", OPTION_TEXT, &o.cpu, 0}};
   options_parse("sample", argc, argv, options, sizeof options / sizeof *options, NULL);
   if (!o.checkpoint)
     runtime_fail(FAIL_USAGE, "sample: --checkpoint C is missing");
-  program_check_device("sample", device);
   return o;
 }
 
@@ -135,11 +136,13 @@ static Tokenizer *open_tokenizer(const char *checkpoint, const CheckpointState *
 
 int trainer_sample(int argc, char **argv) {
   SampleOptions options = parse(argc, argv);
-  Program *p = program_open();
+  cpu_choose("sample", options.cpu);
+  Program *p = program_open("sample", options.device);
   char *checkpoint = checkpoint_find(options.checkpoint);
   CheckpointState state = checkpoint_read_state(checkpoint);
   Tokenizer *tokenizer = open_tokenizer(checkpoint, &state);
   program_start(p, state.seed);
+  tuning_take_choices(p, checkpoint_run(checkpoint));
   checkpoint_load(checkpoint, p, &state, false);
   const PlanFunc *func = program_func(p, p->phase, "sample");
   if (!func)

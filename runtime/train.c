@@ -14,15 +14,18 @@
 
 #include "runtime/checkpoint.h"
 #include "runtime/commands.h"
+#include "runtime/cpu/cpu.h"
 #include "runtime/error.h"
 #include "runtime/evaluate.h"
 #include "runtime/memory.h"
 #include "runtime/options.h"
+#include "runtime/token_balance.h"
 #include "runtime/tuning.h"
 
 typedef struct TrainOptions {
-  const char *data, *out, *device, *tuning;
+  const char *data, *out, *device, *cpu, *tuning;
   int64_t steps, eval_every, checkpoint_every, routing_every, seed; /* steps, seed: -1 when not given */
+  double flops; /* the run ends at the first update whose FLOPs, all together, reach this; 0: no such end */
   bool resume, profile, tune;
 } TrainOptions;
 
@@ -33,8 +36,6 @@ typedef struct Trainer {
   DataOrder order;
   Log *log;
   Text line;
-  float *gradient_sum; /* with accumulation: the sum so far, as large as the table's arenas */
-  int64_t gradient_size;
   int64_t step, last; /* updates done; the last one */
   double flops;
   Tuning tuning;
@@ -52,6 +53,19 @@ typedef struct Sums {
 
 static const char *phase_name(const Trainer *t) {
   return t->program->plan->phases[t->program->phase].name;
+}
+
+/* Whether the budget of FLOPs is used up. */
+static bool is_spent(const Trainer *t) {
+  return t->options.flops > 0 && t->flops >= t->options.flops;
+}
+
+/* Updates that are still to come; with a budget of FLOPs an estimate by those so far. */
+static int64_t steps_left(const Trainer *t) {
+  if (t->options.flops <= 0 || t->flops <= 0)
+    return t->last - t->step;
+  double left = (t->options.flops - t->flops) / (t->flops / (double)t->step);
+  return left < 0 ? 0 : left < (double)(t->last - t->step) ? (int64_t)left + 1 : t->last - t->step;
 }
 
 /* ---------------------------------------------------------------- one update */
@@ -118,7 +132,11 @@ static void sums_free(Sums *sums, const PlanFunc *func) {
 static void sums_add(Sums *sums, const Executor *executor, const PlanFunc *func) {
   for (int i = 0; i < func->result_count; i++) {
     const PlanResult *result = &func->results[i];
-    const float *at = executor_memory(executor, result->at);
+    if (!is_scalar(result) && !sums->load[i])
+      continue;
+    const float *at = executor_result(executor, func, result->label);
+    if (!at)
+      runtime_fail(FAIL_BUG, "result '%s' of %s lies in no memory of activations", result->label, func->name);
     if (is_scalar(result))
       sums->scalar[i] += (double)*at;
     for (int64_t e = 0; sums->load[i] && e < result->shape.elements; e++)
@@ -134,29 +152,6 @@ static double sums_find(const Sums *sums, const PlanFunc *func, const char *labe
   return otherwise;
 }
 
-/* Keeps grad = sum of the micro-batches so far, added in their order. */
-static void add_gradients(Trainer *t, int64_t micro) {
-  const Arenas *arenas = t->program->arenas;
-  int64_t accumulate = t->program->plan->run.accumulate, size = arenas->table->size;
-  if (accumulate == 1)
-    return;
-  if (t->gradient_size != size) {
-    if (t->gradient_sum)
-      memory_unmap(t->gradient_sum, t->gradient_size * (int64_t)sizeof(float));
-    t->gradient_sum = memory_map("sums of gradients", size * (int64_t)sizeof(float));
-    t->gradient_size = size;
-  }
-  float *sum = t->gradient_sum, *grad = arenas->grad;
-  bool first = micro == 0, last = micro + 1 == accumulate;
-#pragma omp parallel for schedule(static)
-  for (int64_t i = 0; i < size; i++) {
-    float total = first ? grad[i] : sum[i] + grad[i];
-    sum[i] = total;
-    if (last)
-      grad[i] = total;
-  }
-}
-
 static Sums run_micro_batches(Trainer *t, const PlanFunc *func) {
   Program *p = t->program;
   const PlanRun *run = &p->plan->run;
@@ -168,7 +163,7 @@ static Sums run_micro_batches(Trainer *t, const PlanFunc *func) {
     program_set_float(p, func, "inverse_targets", (float)(1.0 / (double)(run->batch * run->sequence)));
     executor_run(p->executor, func);
     sums_add(&sums, p->executor, func);
-    add_gradients(t, micro);
+    executor_sum_gradients(p->executor, micro, run->accumulate);
   }
   return sums;
 }
@@ -227,8 +222,7 @@ static void write_metrics(Trainer *t, const PlanFunc *func, const Sums *sums, fl
   text_format(line, ",\"version\":\"%s\"", t->version);
   for (int i = 0; i < func->result_count; i++) {
     const char *label = func->results[i].label;
-    bool shown = starts_with(label, "aux.") || starts_with(label, "metric.");
-    if (!shown || strcmp(label, "metric.experts_per_token") == 0) /* stands there from `pairs` already */
+    if (!starts_with(label, "aux.") && !starts_with(label, "metric."))
       continue;
     text_append(line, ",", 1);
     text_json_string(line, strchr(label, '.') + 1);
@@ -264,12 +258,12 @@ static void write_routing(Trainer *t, const PlanFunc *func, const Sums *sums) {
 static void show_progress(Trainer *t, double loss, double experts, double seconds) {
   const PlanRun *run = &t->program->plan->run;
   t->seconds_per_step = t->seconds_per_step > 0 ? 0.9 * t->seconds_per_step + 0.1 * seconds : seconds;
-  int64_t left = (int64_t)(t->seconds_per_step * (double)(t->last - t->step));
+  int64_t steps = steps_left(t), left = (int64_t)(t->seconds_per_step * (double)steps);
   log_progress(
       t->log,
       "step %" PRId64 "/%" PRId64 "  %s  loss %.4f  %.2f experts/token  %.0f tokens/s  %" PRId64 ":%02d:%02d left",
-      t->step, t->last, phase_name(t), loss, experts, (double)(run->batch * run->sequence) / t->seconds_per_step,
-      left / 3600, (int)(left / 60 % 60), (int)(left % 60));
+      t->step, t->step + steps, phase_name(t), loss, experts,
+      (double)(run->batch * run->sequence) / t->seconds_per_step, left / 3600, (int)(left / 60 % 60), (int)(left % 60));
 }
 
 static void run_step(Trainer *t) {
@@ -278,6 +272,7 @@ static void run_step(Trainer *t) {
   double start = log_seconds();
   const PlanFunc *func = choose_version(t);
   Sums sums = run_micro_batches(t, func);
+  tuning_keep(&t->tuning, t->program->executor, t->options.out);
   double loss = sums_find(&sums, func, "loss", NAN), pairs = sums_find(&sums, func, "pairs", 0);
   if (!isfinite(loss))
     diverged(t, t->step + 1, "the loss", loss);
@@ -300,6 +295,7 @@ static void run_step(Trainer *t) {
 
 static void run_evaluation(Trainer *t) {
   Evaluation e = evaluate(t->program, t->valid, t->step);
+  tuning_keep(&t->tuning, t->program->executor, t->options.out);
   evaluation_print(&t->line, t->program, &e, "valid", t->step);
   log_line(t->log, LOG_METRICS, &t->line);
   if (isnan(e.ce_gate))
@@ -311,8 +307,8 @@ static void run_evaluation(Trainer *t) {
 
 static void conditions(const Trainer *t, CheckpointState *s) {
   const Program *p = t->program;
-  s->device = "cpu";
-  s->cpu_level = executor_cpu_level(p->executor);
+  s->device = executor_device(p->executor);
+  s->cpu_level = executor_level(p->executor);
   s->library = executor_library(p->executor);
   s->threads = executor_threads(p->executor);
   s->data_ranks = s->expert_ranks = 1;
@@ -322,13 +318,14 @@ static void conditions(const Trainer *t, CheckpointState *s) {
 /* A checkpoint is something to go on from. The loss shows what the update before did, so the last update's parameters
  * are looked at here. */
 static void check_parameters(Trainer *t) {
-  const Arenas *arenas = t->program->arenas;
+  Arenas *arenas = t->program->arenas;
+  const float *values = arenas_read(arenas, ARENA_PARAM);
   for (int i = 0; i < arenas->table->param_count; i++) {
     const PlanParam *param = &arenas->table->params[i];
     for (int64_t k = 0; k < param->shape.elements; k++)
-      if (!isfinite(arenas->param[param->offset + k]))
+      if (!isfinite(values[param->offset + k]))
         diverged(t, t->step, string_format("element %" PRId64 " of parameter %s", k, param->name),
-                 (double)arenas->param[param->offset + k]);
+                 (double)values[param->offset + k]);
   }
 }
 
@@ -342,6 +339,7 @@ static void run_checkpoint(Trainer *t) {
                        .sequences = t->step * p->plan->run.batch,
                        .train_tokens = t->train->count,
                        .flops = t->flops,
+                       .flops_budget = t->options.flops,
                        .version = t->version,
                        .density = t->density,
                        .ir_hash = p->ir_hash,
@@ -365,7 +363,10 @@ static void run_transition(Trainer *t) {
   note_memory(t);
   log_note(t->log, "step %" PRId64 "  phase %s ends, %s begins", t->step, phase_name(t),
            t->program->plan->phases[t->program->phase + 1].name);
+  const PlanTable *before = t->program->arenas->table;
   program_transition(t->program, t->step);
+  if (t->program->arenas->table != before)
+    token_balance(t->program->arenas, before, t->train);
   t->density = -1;
   run_evaluation(t);
 }
@@ -378,7 +379,7 @@ static void train_loop(Trainer *t, bool resumed) {
   const Program *p = t->program;
   bool fresh = !resumed;
   for (;; fresh = true) {
-    bool ends = t->step == t->last, boundary = program_phase_at(p, t->step) != p->phase;
+    bool ends = t->step == t->last || is_spent(t), boundary = program_phase_at(p, t->step) != p->phase;
     bool start = t->step == 0 && !ends;
     if (fresh && !start) {
       if (ends || boundary || due(t->step, t->options.eval_every))
@@ -423,16 +424,25 @@ static void write_constants(const Trainer *t) {
   free(to);
 }
 
+/* Of all phases that the run will come to, from `phase` on; -1: unknown to this trainer, which is said later. */
+static void expect_memory(Trainer *t, int phase) {
+  if (phase >= 0)
+    program_expect_memory(t->program, phase, program_phase_at(t->program, t->last - 1));
+}
+
 static void start_fresh(Trainer *t) {
   static const int64_t nothing[LOG_COUNT];
   if (t->options.tuning)
     tuning_read(&t->tuning, t->options.tuning);
+  program_start(t->program, t->options.seed < 0 ? 1 : (uint64_t)t->options.seed);
+  tuning_start(&t->tuning, t->program->executor);
+  expect_memory(t, 0);
+  program_initialize(t->program); /* a machine that is too small leaves no run directory */
+  token_balance(t->program->arenas, NULL, t->train);
   write_constants(t);
   t->log = log_open(t->options.out, nothing);
   t->version = "single";
   t->density = -1;
-  program_start(t->program, t->options.seed < 0 ? 1 : (uint64_t)t->options.seed);
-  program_initialize(t->program);
 }
 
 static void warn_text(Trainer *t, const char *what, const char *before, const char *now) {
@@ -470,8 +480,10 @@ static void start_resumed(Trainer *t, const char *path) {
     runtime_fail(FAIL_USER, "--seed=%" PRId64 ": the run's seed is %" PRIu64 " and cannot change", t->options.seed,
                  s.seed);
   program_start(p, s.seed);
+  expect_memory(t, program_phase_named(p, s.phase));
   checkpoint_load(path, p, &s, true);
   tuning_read(&t->tuning, string_format("%s/tuning.json", t->options.out));
+  tuning_start(&t->tuning, p->executor);
   t->log = log_open(t->options.out, s.log_offset);
   t->step = s.step;
   t->flops = s.flops;
@@ -512,12 +524,13 @@ static void open_data(Trainer *t) {
 }
 
 static TrainOptions parse(int argc, char **argv) {
-  TrainOptions o = {
-      .device = "cpu", .steps = -1, .eval_every = 500, .checkpoint_every = 1000, .routing_every = 10, .seed = -1};
+  TrainOptions o = {.steps = -1, .eval_every = 500, .checkpoint_every = 1000, .routing_every = 10, .seed = -1};
   const Option options[] = {{"--data", OPTION_TEXT, &o.data, 0},
                             {"--out", OPTION_TEXT, &o.out, 0},
                             {"--device", OPTION_TEXT, &o.device, 0},
+                            {"--cpu", OPTION_TEXT, &o.cpu, 0},
                             {"--steps", OPTION_INTEGER, &o.steps, 0},
+                            {"--flops", OPTION_NUMBER, &o.flops, 0},
                             {"--eval-every", OPTION_INTEGER, &o.eval_every, 0},
                             {"--checkpoint-every", OPTION_INTEGER, &o.checkpoint_every, 0},
                             {"--routing-every", OPTION_INTEGER, &o.routing_every, 1},
@@ -531,24 +544,46 @@ static TrainOptions parse(int argc, char **argv) {
     runtime_fail(FAIL_USAGE, "train: --tuning is for a new run; a resumed one keeps its own tuning.json");
   if (!o.data || !o.out)
     runtime_fail(FAIL_USAGE, "train: %s is missing", o.data ? "--out R" : "--data D");
-  program_check_device("train", o.device);
   return o;
 }
 
+/* The first line of the log: what runs where. */
+static void note_start(const Trainer *t) {
+  const Program *p = t->program;
+  const Executor *executor = p->executor;
+  bool gpu = strcmp(executor_device(executor), "cuda") == 0;
+  const char *end = t->last == INT64_MAX ? "" : string_format(" to %" PRId64, t->last);
+  if (t->options.flops > 0)
+    end = string_format("%s until %.4g FLOPs", end, t->options.flops);
+  log_note(t->log, "%s: %s, %s%s, %s; steps %" PRId64 "%s, seed %" PRIu64, p->plan->module, executor_device(executor),
+           executor_level(executor), gpu ? "" : string_format(", %d threads", executor_threads(executor)),
+           executor_library(executor), t->step, end, p->seed);
+  if (executor_start_note(executor))
+    log_note(t->log, "%s", executor_start_note(executor));
+  if (program_no_gpu(p))
+    log_note(t->log, "on the CPU, since for --device=cuda %s", program_no_gpu(p));
+}
+
 int trainer_train(int argc, char **argv) {
-  Trainer t = {.options = parse(argc, argv), .program = program_open()};
+  Trainer t = {
+      .options = parse(argc, argv),
+  };
+  cpu_choose("train", t.options.cpu);
+  t.program = program_open("train", t.options.device);
   const PlanRun *run = &t.program->plan->run;
   open_data(&t);
   t.tuning = tuning_new(t.program->plan);
+  t.last = t.options.steps >= 0 ? t.options.steps : t.options.flops > 0 ? INT64_MAX : run->steps;
   bool resumed = start(&t);
   t.order = data_order(t.train, run->sequence, t.program->seed);
-  t.last = t.options.steps >= 0 ? t.options.steps : run->steps;
-  log_note(t.log, "%s: %s, %d threads, %s; steps %" PRId64 " to %" PRId64 ", seed %" PRIu64, t.program->plan->module,
-           executor_cpu_level(t.program->executor), executor_threads(t.program->executor),
-           executor_library(t.program->executor), t.step, t.last, t.program->seed);
+  note_start(&t);
   if (t.train->vocabulary < run->vocabulary)
     log_note(t.log, "the data has %" PRId64 " token ids, the model %" PRId64 ": some are never used",
              t.train->vocabulary, run->vocabulary);
+  if (resumed && is_spent(&t)) {
+    log_note(t.log, "step %" PRId64 ": the budget of FLOPs is used up already", t.step);
+    return 0;
+  }
   if (t.step > t.last || (resumed && t.step == t.last)) {
     log_note(t.log, "step %" PRId64 " is done already", t.last);
     return 0;

@@ -6,12 +6,13 @@
 
 #include "runtime/error.h"
 #include "runtime/evaluate.h"
+#include "runtime/files.h"
 #include "runtime/log.h"
 
 enum { ROUNDS = 6 }; /* the first warms up */
 
 Tuning tuning_new(const Plan *plan) {
-  Tuning tuning = {runtime_allocate((size_t)plan->phase_count, sizeof(TuningChoice)), 0};
+  Tuning tuning = {.choices = runtime_allocate((size_t)plan->phase_count, sizeof(TuningChoice))};
   for (int i = 0; i < plan->phase_count; i++)
     if (plan->phases[i].crossover > 0)
       tuning.choices[tuning.count++] =
@@ -54,10 +55,8 @@ static double member_double(const char *path, const Json *object, const char *ke
   return number;
 }
 
-static void read_choice(Tuning *tuning, const char *path, const Json *object) {
+static void read_crossover(Tuning *tuning, const char *path, const Json *object) {
   TuningChoice *choice = tuning_find(tuning, member_string(path, object, "phase"));
-  if (strcmp(member_string(path, object, "kind"), "crossover") != 0)
-    file_damaged(path, "a choice of a kind that this trainer does not know");
   if (!choice)
     return; /* a trainer built without the second version */
   choice->crossover = member_double(path, object, "experts_per_token");
@@ -67,6 +66,22 @@ static void read_choice(Tuning *tuning, const char *path, const Json *object) {
     choice_sample(choice, i)->experts = member_double(path, sample, "experts_per_token");
     choice_sample(choice, i)->seconds = member_double(path, sample, "seconds");
   }
+}
+
+static void read_choice(Tuning *tuning, const char *path, const Json *object) {
+  const char *kind = member_string(path, object, "kind");
+  if (strcmp(kind, "crossover") == 0)
+    read_crossover(tuning, path, object);
+  else if (strcmp(kind, "product") == 0)
+    tuning->products[tuning->product_count++] =
+        (ProductChoice){.shape = member_string(path, object, "shape"),
+                        .gpu = member_string(path, object, "gpu"),
+                        .library = member_string(path, object, "library"),
+                        .algorithm = member_string(path, object, "algorithm"),
+                        .seconds = member_double(path, object, "seconds"),
+                        .candidates = (int64_t)member_double(path, object, "candidates")};
+  else
+    file_damaged(path, "a choice of a kind that this trainer does not know");
 }
 
 void tuning_read(Tuning *tuning, const char *path) {
@@ -80,9 +95,28 @@ void tuning_read(Tuning *tuning, const char *path) {
     runtime_fail(FAIL_USER, "%s: a tuning file of another format than 1", path);
   if (!choices || choices->kind != JSON_ARRAY)
     file_damaged(path, "no list 'choices'");
+  size_t most = 0;
+  for (const Json *choice = choices->first; choice; choice = choice->next)
+    most++;
+  tuning->products = runtime_allocate(most, sizeof *tuning->products);
+  tuning->product_count = 0;
   for (const Json *choice = choices->first; choice; choice = choice->next)
     read_choice(tuning, path, choice);
   free(text.data);
+}
+
+static void write_product(Text *text, const ProductChoice *choice) {
+  text_format(text, "{\"kind\":\"product\",\"shape\":");
+  text_json_string(text, choice->shape);
+  text_format(text, ",\"gpu\":");
+  text_json_string(text, choice->gpu);
+  text_format(text, ",\"library\":");
+  text_json_string(text, choice->library);
+  text_format(text, ",\"algorithm\":");
+  text_json_string(text, choice->algorithm);
+  text_format(text, ",\"seconds\":");
+  text_json_double(text, choice->seconds);
+  text_format(text, ",\"candidates\":%lld}", (long long)choice->candidates);
 }
 
 void tuning_write(const Tuning *tuning, const char *run) {
@@ -104,11 +138,41 @@ void tuning_write(const Tuning *tuning, const char *run) {
     }
     text_format(&text, "}");
   }
+  for (int i = 0; i < tuning->product_count; i++) {
+    text_format(&text, "%s\n", tuning->count || i ? "," : "");
+    write_product(&text, &tuning->products[i]);
+  }
   text_format(&text, "]}\n");
   char *path = string_format("%s/tuning.json", run);
   file_replace(path, text.data, text.size);
   free(path);
   text_free(&text);
+}
+
+void tuning_start(const Tuning *tuning, Executor *executor) {
+  executor_set_choices(executor, tuning->products, tuning->product_count);
+}
+
+void tuning_keep(Tuning *tuning, const Executor *executor, const char *run) {
+  int count;
+  const ProductChoice *choices = executor_choices(executor, &count);
+  if (count == tuning->product_count || !choices)
+    return;
+  free(tuning->products);
+  tuning->products = runtime_allocate((size_t)count, sizeof *choices);
+  memcpy(tuning->products, choices, (size_t)count * sizeof *choices);
+  tuning->product_count = count;
+  tuning_write(tuning, run);
+}
+
+void tuning_take_choices(Program *program, const char *run) {
+  char *path = string_format("%s/tuning.json", run);
+  if (file_exists(path)) {
+    Tuning tuning = tuning_new(program->plan);
+    tuning_read(&tuning, path);
+    tuning_start(&tuning, program->executor);
+  }
+  free(path);
 }
 
 /* ---------------------------------------------------------------- timing */

@@ -1,8 +1,8 @@
 /* What a run chooses by price or by timing, and keeps: R/tuning.json.
  *
  * A choice is made once. A resumed run reads what stands there, so that it goes on with the same bits; another run can
- * be given the file (--tuning=FILE). The one kind so far is the crossover of a phase with two training functions: the
- * experts per token above which .train.wide is faster than .train.packed.
+ * be given the file (--tuning=FILE). Two kinds: the crossover of a phase with two training functions, the experts per
+ * token above which .train.wide is faster than .train.packed; and, on a GPU, the algorithm of every distinct product.
  */
 #ifndef MOEC_RUNTIME_TUNING_H
 #define MOEC_RUNTIME_TUNING_H
@@ -25,6 +25,8 @@ typedef struct TuningChoice {
 typedef struct Tuning {
   TuningChoice *choices; /* one for every phase with two training functions */
   int count;
+  ProductChoice *products; /* as they were read or kept last */
+  int product_count;
 } Tuning;
 
 Tuning tuning_new(const Plan *plan);
@@ -32,6 +34,13 @@ TuningChoice *tuning_find(Tuning *tuning, const char *phase); /* NULL: the phase
 /* Takes over the choices of a file; FAIL_USER when it is missing or damaged. */
 void tuning_read(Tuning *tuning, const char *path);
 void tuning_write(const Tuning *tuning, const char *run); /* RUN/tuning.json */
+
+/* Gives the executor the products of the file; before anything runs. */
+void tuning_start(const Tuning *tuning, Executor *executor);
+/* Writes RUN/tuning.json anew where the executor chose algorithms since the last time. */
+void tuning_keep(Tuning *tuning, const Executor *executor, const char *run);
+/* For a program that continues nothing, but shall compute as the run did: tuning_start with RUN/tuning.json, if any. */
+void tuning_take_choices(Program *program, const char *run);
 
 /* Times both training functions of the current phase on the first micro-batch of update number `step`, which changes no
  * parameter, and takes packed to be a line in the experts per token. False, and the crossover stays, when the times do

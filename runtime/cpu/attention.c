@@ -19,8 +19,10 @@ static struct {
   int64_t task_capacity;
 } kept;
 
-static const AttentionKernels *kernels(void) {
-  return cpu_level() == CPU_V4 ? &attention_kernels_v4 : &attention_kernels_v3;
+static const AttentionKernels *kernels(const CpuAttention *a) {
+  if (a->type == PLAN_BF16 && cpu_level() == CPU_V4_BF16)
+    return &attention_kernels_bf16;
+  return cpu_level() >= CPU_V4 ? &attention_kernels_v4 : &attention_kernels_v3;
 }
 
 static int64_t blocks_of(int64_t length) {
@@ -37,7 +39,7 @@ static int64_t longest_segment(const CpuAttention *a) {
 
 /* Floats per thread, a multiple of a page of them. */
 static int64_t reserve_workspace(const CpuAttention *a) {
-  int64_t floats = (kernels()->workspace(longest_segment(a), a->head) + 1023) / 1024 * 1024;
+  int64_t floats = (kernels(a)->workspace(longest_segment(a), a->head) + 1023) / 1024 * 1024;
   int64_t bytes = floats * (int64_t)sizeof(float) * omp_get_max_threads();
   if (bytes > kept.bytes) {
     memory_unmap(kept.memory, kept.bytes);
@@ -97,14 +99,14 @@ static void clear_tail(const CpuAttention *a, CpuMatrix m) {
 
 void cpu_attention(const CpuAttention *a) {
   int64_t pairs = filled_segments(a) * a->heads, wanted = 4 * (int64_t)omp_get_max_threads();
-  run_tasks(a, make_tasks(a, pairs ? (wanted + pairs - 1) / pairs : 1), kernels()->forward);
+  run_tasks(a, make_tasks(a, pairs ? (wanted + pairs - 1) / pairs : 1), kernels(a)->forward);
   clear_tail(a, a->o);
   int64_t used = a->off[a->segments];
   cpu_fill(a->n - used, a->heads, PLAN_F32, (CpuMatrix){a->lse + used * a->heads, a->heads}, 0);
 }
 
 void cpu_attention_gradient(const CpuAttention *a) {
-  run_tasks(a, make_tasks(a, 1), kernels()->gradient);
+  run_tasks(a, make_tasks(a, 1), kernels(a)->gradient);
   clear_tail(a, a->dq);
   clear_tail(a, a->dk);
   clear_tail(a, a->dv);

@@ -1,5 +1,5 @@
-/* The two builds of the attention kernels, for x86-64-v3 (vectors of 8) and -v4 (vectors of 16). Private to
- * attention*.c. */
+/* The builds of the attention kernels: for x86-64-v3 (vectors of 8) and -v4 (vectors of 16), which multiply in f32
+ * whatever the type, and for bf16 data on CPUs with AVX512_BF16. Private to attention*.c. */
 #ifndef MOEC_RUNTIME_ATTENTION_H
 #define MOEC_RUNTIME_ATTENTION_H
 
@@ -21,6 +21,6 @@ typedef struct AttentionKernels {
   void (*gradient)(const CpuAttention *attention, const AttentionTask *task, float *work);
 } AttentionKernels;
 
-extern const AttentionKernels attention_kernels_v3, attention_kernels_v4;
+extern const AttentionKernels attention_kernels_v3, attention_kernels_v4, attention_kernels_bf16;
 
 #endif

@@ -9,46 +9,12 @@
  * Causal: blocks above the diagonal are not visited; in the diagonal block work is cut to groups of VECTOR rows.
  * The order of every sum is fixed by the segment alone, so results do not depend on threads. */
 
-#include <math.h>
-#include <string.h>
-
-#include "runtime/cpu/attention.h"
-
-typedef float Vector __attribute__((vector_size(VECTOR * 4), may_alias));
-typedef int32_t IntVector __attribute__((vector_size(VECTOR * 4), may_alias));
+#include "runtime/cpu/attention_vector.h"
 
 enum {
-  BLOCK = ATTENTION_BLOCK,
-  LANES = BLOCK / VECTOR, /* vectors of a row of scores */
-  GROUP = VECTOR,         /* rows of a step along the diagonal: scores of one vector there are masked, no others */
-  TILE_ROWS = 4,          /* rows and vectors of C held in registers: 16 of 32, or 8 of 16 */
+  TILE_ROWS = 4, /* rows and vectors of C held in registers: 16 of 32, or 8 of 16 */
   TILE_LANES = VECTOR / 4,
-  HEAD_MAX = 256
 };
-
-#define LOG2_E 1.44269504088896341f
-#define LN_2 0.69314718055994531f
-
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE Vector splat(float value) {
-  return value - (Vector){0};
-}
-
-/* 2^x for x <= 0: relative error below 2e-7; 0 for x <= -127; NaN stays NaN. */
-INLINE Vector exp2_vector(Vector x) {
-  const Vector magic = splat(0x1.8p23f);
-  x = VECTOR_MAX(splat(-127.0f), x); /* the second operand wins when it is NaN */
-  Vector shifted = x + magic, f = x - (shifted - magic);
-  Vector p = splat(1.535336188319500e-4f);
-  p = p * f + splat(1.339887440266574e-3f);
-  p = p * f + splat(9.618437357674640e-3f);
-  p = p * f + splat(5.550332471162809e-2f);
-  p = p * f + splat(2.402264791363012e-1f);
-  p = p * f + splat(6.931472028550421e-1f);
-  p = p * f + splat(1.0f);
-  return (Vector)((IntVector)p + ((IntVector)shifted << 23));
-}
 
 /* ---------------------------------------------------------------- products */
 
@@ -98,10 +64,6 @@ static void product(int64_t rows, int64_t columns, int64_t depth, const float *a
 
 /* ---------------------------------------------------------------- packing */
 
-INLINE int64_t round_up(int64_t n, int64_t multiple) {
-  return (n + multiple - 1) / multiple * multiple;
-}
-
 /* Rows begin.. of head `head` as f32 [rows][padded], zero behind `columns` and from `count` rows on. */
 static void pack_rows(const CpuMatrix *from, PlanType type, int64_t begin, int64_t count, int64_t rows, int64_t column,
                       int64_t columns, int64_t padded, float *to) {
@@ -117,38 +79,13 @@ static void pack_rows(const CpuMatrix *from, PlanType type, int64_t begin, int64
   memset(to, 0, (size_t)((rows - count) * padded) * sizeof *to);
 }
 
-/* `scale` times rows of f32 [count][padded], back to their place and type. */
-static void unpack_rows(const float *from, int64_t padded, float scale, int64_t count, const CpuMatrix *to,
-                        PlanType type, int64_t begin, int64_t column, int64_t columns) {
-  for (int64_t r = 0; r < count; r++, from += padded) {
-    int64_t at = (begin + r) * to->ld + column;
-    if (type == PLAN_BF16)
-      for (int64_t c = 0; c < columns; c++)
-        ((uint16_t *)to->data)[at + c] = cpu_to_bf16(scale * from[c]);
-    else
-      for (int64_t c = 0; c < columns; c++)
-        ((float *)to->data)[at + c] = scale * from[c];
-  }
-}
-
-/* to[c][r] = scale * from[r][c] of a VECTOR x VECTOR tile: log2(VECTOR) rounds of interleaving its two halves. */
+/* to[c][r] = scale * from[r][c] of a VECTOR x VECTOR tile. */
 INLINE void transpose_tile(const float *from, int64_t ldf, float scale, float *to, int64_t ldt) {
-  const IntVector low = INTERLEAVE_LOW, high = INTERLEAVE_HIGH;
-  Vector row[VECTOR], next[VECTOR];
+  Vector row[VECTOR];
 #pragma GCC unroll 16
   for (int r = 0; r < VECTOR; r++)
     row[r] = scale * *(const Vector *)(from + r * ldf);
-#pragma GCC unroll 4
-  for (int round = 1; round < VECTOR; round *= 2) {
-#pragma GCC unroll 8
-    for (int r = 0; r < VECTOR / 2; r++) {
-      next[2 * r] = __builtin_shuffle(row[r], row[r + VECTOR / 2], low);
-      next[2 * r + 1] = __builtin_shuffle(row[r], row[r + VECTOR / 2], high);
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < VECTOR; r++)
-      row[r] = next[r];
-  }
+  transpose_vectors(row);
 #pragma GCC unroll 16
   for (int r = 0; r < VECTOR; r++)
     *(Vector *)(to + r * ldt) = row[r];
@@ -198,19 +135,6 @@ static void key_product(int64_t queries, int64_t keys, int64_t padded, const flo
             padded, true);
 }
 
-/* In the diagonal block: queries before the key, as far as the softmax reads them. */
-static void mask_diagonal(int64_t keys, float *score) {
-  for (int64_t j = 0; j < keys; j++)
-    for (int64_t i = j / VECTOR * VECTOR; i < j; i++)
-      score[j * BLOCK + i] = -1e30f;
-}
-
-/* Keys that vector `lane` of the queries sees. */
-INLINE int64_t keys_of_lane(int64_t keys, int lane, bool diagonal) {
-  int64_t limit = (lane + 1) * VECTOR;
-  return diagonal && limit < keys ? limit : keys;
-}
-
 /* ---------------------------------------------------------------- forward */
 
 /* What is known of each query of the block so far: maximum of its scores (base 2), sum of exponentials. */
@@ -235,12 +159,6 @@ static void softmax_block(int64_t keys, bool diagonal, float *score, Running *ru
     running->sum[lane] = running->sum[lane] * running->rescale[lane] + sum;
     running->maximum[lane] = maximum;
   }
-}
-
-static void rescale_rows(int64_t rows, int64_t padded, const float *factor, float *c) {
-  for (int64_t r = 0; r < rows; r++)
-    for (int64_t l = 0; l < padded; l += VECTOR)
-      *(Vector *)(c + r * padded + l) *= splat(factor[r]);
 }
 
 /* Divides by the sums; writes o and the logarithms. */
@@ -306,8 +224,15 @@ typedef struct QueryBlock {
   _Alignas(64) float delta[BLOCK]; /* sum of o * do */
 } QueryBlock;
 
-static float read_element(const CpuMatrix *m, PlanType type, int64_t at) {
-  return type == PLAN_BF16 ? cpu_from_bf16(((const uint16_t *)m->data)[at]) : ((const float *)m->data)[at];
+/* Rows are zero behind the head. */
+static float dot_rows(const float *a, const float *b, int64_t padded) {
+  Vector sum = splat(0);
+  for (int64_t c = 0; c < padded; c += VECTOR)
+    sum += *(const Vector *)(a + c) * *(const Vector *)(b + c);
+  float total = 0;
+  for (int i = 0; i < VECTOR; i++)
+    total += sum[i];
+  return total;
 }
 
 static void load_queries(const CpuAttention *a, const AttentionTask *task, int64_t first, int64_t queries,
@@ -317,14 +242,11 @@ static void load_queries(const CpuAttention *a, const AttentionTask *task, int64
   pack_rows(&a->dout, a->type, first, queries, BLOCK, column, a->head, padded, q->dout);
   transpose_block(q->query, padded, LOG2_E / sqrtf((float)a->head), q->query_t);
   transpose_block(q->dout, padded, 1, q->dout_t);
-  memset(q->lse, 0, sizeof q->lse);
-  memset(q->delta, 0, sizeof q->delta);
-  for (int64_t i = 0; i < queries; i++) {
-    float delta = 0;
-    for (int64_t c = 0; c < a->head; c++)
-      delta += q->dout[i * padded + c] * read_element(&a->o, a->type, (first + i) * a->o.ld + column + c);
-    q->delta[i] = delta;
-    q->lse[i] = a->lse[(first + i) * a->heads + task->head] * LOG2_E;
+  float *out = q->dquery; /* free until the first block of keys */
+  pack_rows(&a->o, a->type, first, queries, BLOCK, column, a->head, padded, out);
+  for (int64_t i = 0; i < BLOCK; i++) {
+    q->delta[i] = dot_rows(q->dout + i * padded, out + i * padded, padded);
+    q->lse[i] = i < queries ? a->lse[(first + i) * a->heads + task->head] * LOG2_E : 0;
   }
 }
 

@@ -64,6 +64,14 @@ typedef struct CpuRouteStatus {
   int64_t token, count;
 } CpuRouteStatus;
 
+/* rank_rows and balanced_assignment: x[n, columns] in `groups` equal slices of rows; results are [n, columns] without
+ * gaps. */
+typedef struct CpuGroups {
+  int64_t n, columns, groups;
+  CpuMatrix x;
+  void *scratch; /* ranks: 8 * n * columns bytes; assignment of slices of S rows: S * (28 * columns + 12) */
+} CpuGroups;
+
 typedef struct CpuScatter {
   int64_t n, d, rows;
   const int32_t *ids; /* [n] */
@@ -85,16 +93,21 @@ void cpu_grouped_outer(const CpuGrouped *grouped);
 void cpu_attention(const CpuAttention *attention);
 void cpu_attention_gradient(const CpuAttention *attention);
 CpuRouteStatus cpu_route(const CpuRoute *route);
+void cpu_rank_rows(const CpuGroups *groups, int32_t *rank);
+void cpu_balanced_assignment(const CpuGroups *groups, float *mask);
 /* Returns -1, or the first index whose id is out of range; then c is not written. */
 int64_t cpu_scatter_rows(const CpuScatter *scatter);
 void cpu_segment_sum(const CpuSegmentSum *sum);
 void cpu_copy(int64_t rows, int64_t columns, PlanType type, CpuMatrix from, CpuMatrix to);
 void cpu_fill(int64_t rows, int64_t columns, PlanType type, CpuMatrix to, double value);
 
-/* The instruction sets kernels are made for. */
-typedef enum CpuLevel { CPU_BELOW_V3, CPU_V3, CPU_V4 } CpuLevel;
-/* The best level of this CPU; MOEC_CPU=v3 in the environment asks for the lower one. */
+/* The instruction sets kernels are made for, each with all of those before it. */
+typedef enum CpuLevel { CPU_BELOW_V3, CPU_V3, CPU_V4, CPU_V4_BF16 } CpuLevel;
+/* The best level of this CPU; --cpu or, without it, MOEC_CPU in the environment asks for a lower one: v3 or v4. */
 CpuLevel cpu_level(void);
+/* --cpu=`level` of `command`, before the level is asked for; NULL: not given. Another word: FAIL_USAGE. */
+void cpu_choose(const char *command, const char *level);
+bool cpu_is_native(void); /* --cpu=native: the kernels compiled for this machine alone (features.h) */
 
 static inline float cpu_from_bf16(uint16_t bits) {
   union {

@@ -19,7 +19,8 @@ MARKS_OF_A_CRASH = ("traceback", "Traceback", "Assertion", "core dumped", "Sanit
 
 
 def environment(**changes):
-    words = dict(os.environ, OMP_WAIT_POLICY="passive", OMP_NUM_THREADS="2", ASAN_OPTIONS="detect_leaks=0")
+    words = dict(os.environ, OMP_WAIT_POLICY="passive", OMP_NUM_THREADS="2", ASAN_OPTIONS="detect_leaks=0",
+                 MOEC_CUDA_PATH="/nowhere")  # the CPU, also where there is a GPU
     words.update(changes)
     return words
 

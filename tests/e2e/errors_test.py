@@ -14,6 +14,9 @@ import sys
 
 from common import *
 
+sys.path.insert(0, os.path.join(ROOT, "tests", "runtime_app"))
+from token_checksum import checksummed
+
 MINI = """
 local moec = require "moec"
 local nn, op, optim = moec.nn, moec.op, moec.optim
@@ -74,9 +77,10 @@ def test_token_files(t):
     for name, change, says in (("short", lambda d: d[:-3], "truncated"), ("half", lambda d: d[:len(d) // 2], "truncated"),
                                ("header", lambda d: d[:40], "shorter than its header"), ("text", lambda d: b"Once upon a time " * 9,
                                                                                          "not a token file"),
-                               ("long", lambda d: d + b"xy", "damaged"), ("few", lambda d: d[:24] + struct.pack("<Q", 3) + d[32:70],
+                               ("long", lambda d: d + b"xy", "damaged"), ("few", lambda d: checksummed(d[:24] + struct.pack("<Q", 3) + d[32:70]),
                                                                           "too short"),
-                               ("id", lambda d: d[:-2] + b"\xff\xff", "damaged"), ("empty", lambda d: b"", "not a token file")):
+                               ("id", lambda d: checksummed(d[:-2] + b"\xff\xff"), "damaged"),
+                               ("bit", lambda d: d[:-9] + bytes([d[-9] ^ 4]) + d[-8:], "damaged: its content has the checksum"), ("empty", lambda d: b"", "not a token file")):
         data = damaged_data(t, name, change)
         out = t.path("out_" + name)
         words = (t.trainer, "train", "--data", data, "--out", out)
@@ -100,7 +104,7 @@ def test_wrong_vocabulary(t):
     for split in ("train", "valid"):  # ids up to 127 from another tokenizer
         path = os.path.join(small, split + ".bin")
         whole = read(path)
-        write(path, whole[:16] + struct.pack("<I", 128) + whole[20:32] + b"another." + whole[40:])
+        write(path, checksummed(whole[:16] + struct.pack("<I", 128) + whole[20:32] + b"another." + whole[40:]))
     said = run(t.trainer, "train", "--data", small, "--out", t.path("small_out"), "--steps=1")
     assert "the data has 128 token ids, the model 256" in said
     run(t.trainer, "train", "--data", small, "--out", t.good, "--resume", "--steps=8", code=1, says="other data than the run's")
@@ -263,7 +267,8 @@ def test_damaged_trainer(t):
 
 def test_devices_and_ranks(t):
     words = ("train", "--data", t.data, "--out", t.path("never"))
-    run(t.trainer, *words, "--device=cuda", code=3, says="--device=cuda: this trainer carries no plan for cuda")
+    run(t.trainer, *words, "--device=cuda", code=3, says=("--device=cuda: libcuda.so.1 is not in /nowhere", "driver"),
+        env=environment(MOEC_CUDA_PATH="/nowhere"))
     run(t.trainer, *words, "--device=tpu", code=2, says="--device=tpu: expected cpu or cuda")
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
         run(t.trainer, *words, code=2, says=("started on 2 ranks", "dp:1,ep:1"), env=environment(**{name: "2"}))

@@ -2,12 +2,14 @@
 
 What is promised bit for bit: the same script, the same seed, kill -9 and --resume, stopping anywhere, moec train.
 """
+import collections
 import json
 import math
 import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import time
 
@@ -57,6 +59,9 @@ def test_uninterrupted(t):
     assert evaluations == [(7, "shared"), (10, "shared"), (10, "dense"), (14, "dense"), (20, "dense"), (20, "top1"), (21, "top1"),
                            (28, "top1"), (30, "top1")], evaluations
     assert all("ppl_gate" in line for line in metrics if "split" in line and line["phase"] == "dense")
+    # the dense phase ends at the tau at which top1 begins, and both evaluate Top-1 of it
+    before, after = [line["ppl"] for line in metrics if "split" in line and line["step"] == DENSE_ENDS]
+    assert math.isclose(before, after, rel_tol=1e-6), (before, after)
     assert all(len(line["load"]) == 1 for line in log(t.whole, "routing.jsonl"))
 
 
@@ -175,6 +180,58 @@ def test_eval(t):
         lines = [json.loads(line, object_pairs_hook=no_key_twice) for line in out.splitlines()]
         assert lines[0] == written[step, phase], (lines, written[step, phase])
         assert lines[1]["split"] == "test"
+
+
+def test_native(t):
+    """The kernels for this machine alone come to run by moec train --cpu=native, and read the others' checkpoints."""
+    out = t.path("native")
+    said = run(t.moec, "train", *TINY, "--target=cpu", "--cpu=native", "--data", t.data, "--out", out, "--steps=2")
+    assert "cpu, native" in said, said
+    found = json.loads(run(os.path.join(out, "trainer"), "eval", "--data", t.data, "--checkpoint", t.whole, "--cpu=native").splitlines()[0])
+    written = [line for line in log(t.whole) if "split" in line][-1]
+    assert math.isclose(found["ce"], written["ce"], rel_tol=1e-5), (found, written)
+
+
+def test_explain_run(t):
+    """moec explain --run: what the logs say, summed up here once more."""
+    found = json.loads(run(t.moec, "explain", *TINY, "--json", f"--run={t.whole}"))
+    assert found["decisions"] == json.loads(run(t.moec, "explain", *TINY, "--json"))["decisions"]
+    phases = {phase["name"]: phase for phase in found["run"]["phases"]}
+    assert list(phases) == ["shared", "dense", "top1"]
+    everything = map(json.loads, open(os.path.join(t.whole, "metrics.jsonl")))
+    updates = [line for line in everything if "split" not in line]
+    note = open(os.path.join(t.whole, "log.txt")).read()
+    before = 0
+    for name, phase in phases.items():
+        mine = [line for line in updates if line["phase"] == name]
+        assert (phase["first_update"], phase["last_update"]) == (mine[0]["step"], mine[-1]["step"])
+        assert math.isclose(phase["flops"], mine[-1]["flops"] - before)
+        assert math.isclose(phase["experts_per_token"], sum(line["experts_per_token"] for line in mine) / len(mine))
+        assert phase["experts_per_token_most"] == max(line["experts_per_token"] for line in mine)
+        assert math.isclose(phase["tokens_per_s"], statistics.median(line["tokens_per_s"] for line in mine))
+        versions = {version["name"]: version["updates"] for version in phase["versions"]}
+        assert versions == collections.Counter(line["version"] for line in mine)
+        assert f"{name}  memory {phase['memory_bytes']} bytes" in note
+        assert 0.9 < phase["predicted"]["memory_bytes"] / phase["memory_bytes"] < 1.1
+        before = mine[-1]["flops"]
+    choice = json.load(open(os.path.join(t.whole, "tuning.json")))["choices"][0]
+    assert phases["dense"]["crossover"] == choice["experts_per_token"] == phases["dense"]["predicted"]["crossover"]
+    assert "crossover" not in phases["top1"]
+    text = run(t.moec, "explain", *TINY, f"--run={t.whole}")
+    assert f"measured in {t.whole}: cpu, " in text and "phase dense, updates 11 to 20" in text and "wide above" in text
+    # a run under way: an update without the end of its line, phases to come
+    early = t.path("early")
+    shutil.copytree(t.whole, early)
+    lines = open(os.path.join(t.whole, "metrics.jsonl")).read().split("\n")
+    with open(os.path.join(early, "metrics.jsonl"), "w") as file:
+        file.write("\n".join(lines[:4]) + "\n" + lines[4][:30])
+    text = run(t.moec, "explain", *TINY, f"--run={early}")
+    assert "phase shared, updates 1 to 4" in text and "phase top1, not run" in text
+    with open(os.path.join(early, "metrics.jsonl"), "w") as file:
+        file.write(lines[0] + "\n{}\n")
+    run(t.moec, "explain", *TINY, f"--run={early}", code=1, says=("metrics.jsonl:2", "damaged"))
+    run(t.moec, "explain", *TINY, "-D", "lr=0.5", f"--run={t.whole}", code=1, says="another model")
+    run(t.moec, "explain", *TINY, f"--run={t.path('none')}", code=1, says="none/model.ir")
 
 
 def test_moec_train(t):

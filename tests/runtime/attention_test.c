@@ -1,5 +1,6 @@
 /* Flash attention, forward and backward, against the definition in double: random segments (empty ones, a dead tail),
- * heads, strides, causal or not, f32 and bf16; bit-equal with any number of threads. --bench prints GFLOP/s. */
+ * heads, strides, causal or not, f32 and bf16; bit-equal with any number of threads. It runs at the level of this CPU,
+ * and at lower ones under MOEC_CPU. --bench prints GFLOP/s. */
 #include <omp.h>
 
 #include "runtime/cpu/cpu.h"
@@ -144,7 +145,7 @@ static uint64_t outputs_hash(const Case *c) {
 }
 
 static void check_case(Case *c) {
-  double tolerance = c->a.type == PLAN_BF16 ? 2e-2 : 3e-5;
+  double tolerance = c->a.type == PLAN_BF16 ? 1e-2 : 3e-5;
   run(c, 1);
   uint64_t hash = outputs_hash(c);
   for (int64_t s = 0; s < c->a.segments; s++)
@@ -162,14 +163,14 @@ static void check_case(Case *c) {
 }
 
 static void check_random(void) {
-  static const int64_t heads_of[] = {8, 16, 24, 40, 64, 96, 128, 200, 256};
-  for (int i = 0; i < 36; i++) {
+  static const int64_t heads_of[] = {8, 16, 24, 37, 64, 96, 128, 200, 256};
+  for (int i = 0; i < 72; i++) {
     int32_t off[64] = {0};
     int64_t segments = random_between(1, 6);
     for (int64_t s = 0; s < segments; s++)
       off[s + 1] = off[s] + (int32_t)(random_bits() % 4 ? random_between(1, i % 5 ? 90 : 300) : random_between(0, 3));
     Case c = make_case(off[segments] + random_between(0, 9), segments, off, random_between(1, 3), heads_of[i % 9],
-                       i / 9 % 2, i % 7 == 6 ? PLAN_BF16 : PLAN_F32);
+                       i / 9 % 2, i / 18 % 2 ? PLAN_BF16 : PLAN_F32);
     check_case(&c);
     free_case(&c);
   }
@@ -212,7 +213,10 @@ int main(int argc, char **argv) {
     bench(4096, 1024, 6, 64, PLAN_F32);
     bench(4096, 1024, 16, 32, PLAN_F32);
     bench(4096, 1024, 3, 128, PLAN_F32);
-    bench(4096, 512, 6, 64, PLAN_BF16);
+    bench(4096, 256, 6, 64, PLAN_BF16);
+    bench(4096, 1024, 6, 64, PLAN_BF16);
+    bench(4096, 1024, 16, 32, PLAN_BF16);
+    bench(4096, 1024, 3, 128, PLAN_BF16);
     return 0;
   }
   check_random();

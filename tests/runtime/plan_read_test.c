@@ -164,14 +164,14 @@ static void check_run(const char *path) {
   check_plan(plan);
   Executor *ex = executor_new(plan, payload);
   const PlanFunc *train = plan_func(plan, "a.train");
-  Arenas *t = arenas_new(plan_table(plan, "t")), *u = arenas_new(plan_table(plan, "u"));
+  Arenas *t = arenas_new(ex, plan_table(plan, "t")), *u = arenas_new(ex, plan_table(plan, "u"));
   int64_t held = memory_held();
   CHECK(held == 4096 + 4 * 4 * (64 + 128), "memory_held is %lld", (long long)held);
   executor_set_table(ex, t);
   executor_set_seed(ex, 1000);
   for (int i = 0; i < 12; i++) {
     ((float *)executor_argument(ex, train, "x"))[i] = (float)i;
-    t->param[i] = 1;
+    arenas_write(t, ARENA_PARAM)[i] = 1;
   }
   *(float *)executor_argument(ex, train, "tau") = 2;
   *(int32_t *)executor_argument(ex, train, "live") = 3;
@@ -179,13 +179,13 @@ static void check_run(const char *path) {
   executor_set_profile(ex, true);
   executor_run(ex, train);
   CHECK(executor_scalar(ex, train, "loss") == 1000 + 2 * 4 * 36, "loss is %g", executor_scalar(ex, train, "loss"));
-  CHECK(t->grad[11] == 0.5f && t->grad[12] == 0, "grad");
+  CHECK(arenas_read(t, ARENA_GRAD)[11] == 0.5f && arenas_read(t, ARENA_GRAD)[12] == 0, "grad");
   CHECK(executor_count(ex, plan_result(train, "y", NULL)->live) == 3, "live rows");
   executor_set_profile(ex, false);
   executor_set_source(ex, t);
   executor_set_table(ex, u);
   executor_run(ex, plan_func(plan, "t_to_u"));
-  CHECK(u->param[16] == 1 && u->param[28] == 0, "transition");
+  CHECK(arenas_read(u, ARENA_PARAM)[16] == 1 && arenas_read(u, ARENA_PARAM)[28] == 0, "transition");
   arenas_free(t);
   arenas_free(u);
   executor_free(ex);
@@ -248,7 +248,8 @@ static void run_route(const char *mask) {
   for (int i = 0; i < 12; i++)
     ((float *)executor_argument(ex, route, "mask"))[i] = (float)(mask[i] - '0');
   executor_run(ex, route);
-  const int32_t *off = executor_memory(ex, (PlanPlace){SPACE_ACT, 512});
+  int32_t off[4];
+  executor_read(ex, (PlanPlace){SPACE_ACT, 512}, off, sizeof off);
   _exit(off[3] == 4 ? 0 : 98);
 }
 
@@ -257,7 +258,7 @@ static void run_unbound(const char *what) {
   plan->kernel_count = 0;
   Executor *ex = executor_new(plan, NULL);
   if (*what)
-    executor_set_table(ex, arenas_new(plan_table(plan, what)));
+    executor_set_table(ex, arenas_new(ex, plan_table(plan, what)));
   executor_run(ex, plan_func(plan, "a.train"));
 }
 

@@ -192,7 +192,7 @@ static void bench(void) {
 
 int main(int argc, char **argv) {
   onednn_open();
-  with_bf16 = cpu_level() == CPU_V4;
+  with_bf16 = cpu_level() >= CPU_V4;
   if (test_wants_bench(argc, argv)) {
     bench();
     return 0;

@@ -18,6 +18,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import toy
+from token_checksum import checksummed
 
 ENVIRONMENT = dict(os.environ, OMP_WAIT_POLICY="passive", OMP_NUM_THREADS="2")
 
@@ -43,9 +44,9 @@ def tokens(path):
 
 def write_tokens(path, values, vocabulary=256, tokenizer=None):
     tokenizer = TOKENIZER if tokenizer is None else tokenizer
+    header = struct.pack("<8sIIIIQQ24x", b"MOECTOKN", 1, 2, vocabulary, 0, len(values), tokenizer)
     with open(path, "wb") as file:
-        file.write(struct.pack("<8sIIIIQQ24x", b"MOECTOKN", 1, 2, vocabulary, 0, len(values), tokenizer))
-        file.write(array.array("H", values).tobytes())
+        file.write(checksummed(header + array.array("H", values).tobytes()))
 
 
 TOKENIZER = toy.fnv(b"bytes")
@@ -191,6 +192,23 @@ def test_accumulation(t):
         assert x.get("balance") == y.get("balance")
 
 
+def test_native(t):
+    """--cpu=native runs the kernels made for this machine, and only where they are and fit."""
+    here, elsewhere = os.path.join(t.directory, "here"), os.path.join(t.directory, "elsewhere")
+    toy.pack(t.runtime, here, t.directory, native="avx2 fma ")
+    toy.pack(t.runtime, elsewhere, t.directory, native="avx2 avx9000 fma ")
+    train = ("train", "--data", t.data, "--steps=2")
+    plain, native = t.dir("plain_level"), t.dir("native_level")
+    assert "native" not in run(here, *train, "--out", plain)
+    assert "native" in run(here, *train, "--out", native, "--cpu=native")
+    assert lines(plain) == lines(native)
+    assert "the bits will differ" in run(here, "train", "--data", t.data, "--steps=3", "--out", native, "--resume")
+    run(t.trainer, *train, "--out", t.dir("not_carried"), "--cpu=native", code=2, message="moec build --cpu=native")
+    run(elsewhere, *train, "--out", t.dir("not_here"), "--cpu=native", code=3, message="avx9000")
+    run(elsewhere, *train, "--out", t.dir("still_here"))
+    run(t.trainer, "eval", "--data", t.data, "--checkpoint", plain, "--cpu=v9", code=2, message="expected v3, v4 or native")
+
+
 def test_errors(t):
     whole = t.dir("errors")
     train = [t.trainer, "train", "--data", t.data]
@@ -211,9 +229,13 @@ def test_errors(t):
     for name, change, message in (
             ("truncated", lambda d: d[:-3], "truncated"), ("header", lambda d: d[:40], "shorter than its header"),
             ("magic", lambda d: b"x" + d[1:], "not a token file"),
-            ("vocabulary", lambda d: d[:16] + struct.pack("<I", 300) + d[20:], "wrong vocabulary"),
-            ("id", lambda d: d[:16] + struct.pack("<I", 100) + d[20:], "has id"),
-            ("empty", lambda d: d[:24] + struct.pack("<Q", 1) + d[32:66], "too short")):
+            ("vocabulary", lambda d: checksummed(d[:16] + struct.pack("<I", 300) + d[20:]), "wrong vocabulary"),
+            ("id", lambda d: checksummed(d[:16] + struct.pack("<I", 100) + d[20:]), "has id"),
+            ("empty", lambda d: checksummed(d[:24] + struct.pack("<Q", 1) + d[32:66]), "too short"),
+            ("flipped", lambda d: d[:-1] + bytes([d[-1] ^ 128]), "has the checksum"),
+            ("swapped", lambda d: d[:70] + d[72:74] + d[70:72] + d[74:], "has the checksum"),
+            ("hash", lambda d: d[:32] + bytes([d[32] ^ 1]) + d[33:], "has the checksum"),
+            ("unsummed", lambda d: d[:40] + bytes(8) + d[48:], "has the checksum")):
         broken = t.dir("data_" + name)
         shutil.copytree(t.data, broken)
         content = open(valid, "rb").read()

@@ -167,8 +167,8 @@ def fnv(data):
     return value
 
 
-def pack(runtime, path, directory, bad_step=-1, ir="module toy\n", **options):
-    """Writes the trainer `path` from the bare runtime."""
+def pack(runtime, path, directory, bad_step=-1, ir="module toy\n", native=None, **options):
+    """Writes the trainer `path` from the bare runtime. `native`: the features of the CPU that it has kernels of its own for."""
     source, library = os.path.join(directory, "toy.c"), os.path.join(directory, "toy.so")
     with open(source, "w") as file:
         file.write(KERNELS.replace("BAD_STEP", str(bad_step)))
@@ -176,6 +176,8 @@ def pack(runtime, path, directory, bad_step=-1, ir="module toy\n", **options):
     kernels = open(library, "rb").read()
     sections = [("config.json", b'{"model":"toy"}\n'), ("model.ir", ir.encode()), ("plan.cpu", plan(**options).encode()),
                 ("kernels.v3.so", kernels), ("kernels.v4.so", kernels)]
+    if native is not None:
+        sections += [("kernels.native.so", kernels), ("native.cpu", native.encode())]
     body, index = open(runtime, "rb").read(), ""
     for name, data in sections:
         index += f"{name} {len(body)} {len(data)}\n"

@@ -1,0 +1,111 @@
+/* See kernels.h. */
+#include "runtime/cuda/kernels.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/cuda/compile.h"
+#include "runtime/cuda/libraries.h"
+#include "runtime/error.h"
+
+enum { SHARED_WITHOUT_ASKING = 48 << 10 }; /* bytes of dynamic shared memory that a kernel has by default */
+
+static const char add_source[] = "//@unit moec_add\n"
+                                 "extern \"C\" __global__ void __launch_bounds__(256)\n"
+                                 "moec_add(float *sum, const float *first, const float *second, long long count) {\n"
+                                 "  long long i = (long long)blockIdx.x * 256 + threadIdx.x;\n"
+                                 "  if (i < count)\n"
+                                 "    sum[i] = first[i] + second[i];\n"
+                                 "}\n";
+
+static CUmodule load_module(Bytes image, const char *name) {
+  CUmodule module;
+  CUresult result = cuda.cuModuleLoadData(&module, image.data);
+  if (result != CUDA_SUCCESS)
+    runtime_fail(FAIL_BUG, "the GPU does not take kernel %s: %s", name, cuda_error_text(result));
+  return module;
+}
+
+static CUfunction find_function(CUmodule module, const char *name) {
+  CUfunction function;
+  CUresult result = cuda.cuModuleGetFunction(&function, module, name);
+  if (result != CUDA_SUCCESS)
+    runtime_fail(FAIL_BUG, "kernel %s is not in its unit: %s", name, cuda_error_text(result));
+  return function;
+}
+
+/* By kernel: the most dynamic shared memory that a launch of it asks for. */
+static int64_t *most_shared(const Plan *plan) {
+  int64_t *most = runtime_allocate((size_t)plan->kernel_count, sizeof *most);
+  for (int f = 0; f < plan->func_count; f++)
+    for (int s = 0; s < plan->funcs[f].step_count; s++) {
+      const PlanStep *step = &plan->funcs[f].steps[s];
+      if (step->kind == STEP_LAUNCH && step->launch.shared > most[step->launch.kernel])
+        most[step->launch.kernel] = step->launch.shared;
+    }
+  return most;
+}
+
+/* By kernel: its unit. */
+static int *find_units(const Plan *plan, const CudaSource *source, const char *arch) {
+  int *units = runtime_allocate((size_t)plan->kernel_count, sizeof *units);
+  for (int i = 0; i < plan->kernel_count; i++) {
+    units[i] = cuda_source_find(source, plan->kernels[i]);
+    if (units[i] < 0)
+      runtime_fail(FAIL_BUG, "section kernels.cu has no kernel %s, which the plan launches", plan->kernels[i]);
+    const char *only = source->units[units[i]].arch;
+    if (only && strcmp(only, arch) != 0)
+      runtime_fail(FAIL_ENVIRONMENT, "this trainer is made for %s, the GPU is an %s: kernel %s cannot run on it", only,
+                   arch, plan->kernels[i]);
+  }
+  return units;
+}
+
+static Mapping precompiled(const Payload *payload, const char *arch) {
+  char *name = string_format("cubin.%s", arch);
+  const PayloadSection *section = payload_find(payload, name);
+  free(name);
+  return section ? (Mapping){section->data, section->size} : (Mapping){NULL, 0};
+}
+
+CUfunction *cuda_kernels_load(const Plan *plan, const Payload *payload, const CudaGpu *gpu) {
+  CUfunction *functions = runtime_allocate((size_t)plan->kernel_count, sizeof *functions);
+  if (!plan->kernel_count)
+    return functions;
+  if (!payload)
+    runtime_fail(FAIL_BUG, "the plan launches kernels, but there is no payload that holds them");
+  const PayloadSection *text = payload_section(payload, "kernels.cu");
+  CudaSource source = cuda_source_read((const char *)text->data, text->size);
+  int *units = find_units(plan, &source, gpu->arch);
+  bool *wanted = runtime_allocate((size_t)source.count, sizeof *wanted);
+  for (int i = 0; i < plan->kernel_count; i++)
+    wanted[units[i]] = true;
+  Bytes *images = cuda_load_units(&source, wanted, gpu->arch, precompiled(payload, gpu->arch));
+  CUmodule *modules = runtime_allocate((size_t)source.count, sizeof *modules);
+  int64_t *shared = most_shared(plan);
+  for (int i = 0; i < plan->kernel_count; i++) {
+    if (!modules[units[i]])
+      modules[units[i]] = load_module(images[units[i]], plan->kernels[i]);
+    functions[i] = find_function(modules[units[i]], plan->kernels[i]);
+    if (shared[i] > SHARED_WITHOUT_ASKING)
+      cuda_check(cuda.cuFuncSetAttribute(functions[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)shared[i]),
+                 plan->kernels[i]);
+  }
+  for (int i = 0; i < source.count; i++)
+    free(images[i].data);
+  free(images);
+  free(modules);
+  free(shared);
+  free(wanted);
+  free(units);
+  return functions;
+}
+
+CUfunction cuda_kernel_add(const CudaGpu *gpu) {
+  CudaSource source = cuda_source_read(add_source, strlen(add_source));
+  Bytes *images = cuda_load_units(&source, (const bool[]){true}, gpu->arch, (Mapping){NULL, 0});
+  CUfunction function = find_function(load_module(images[0], "moec_add"), "moec_add");
+  free(images[0].data);
+  free(images);
+  return function;
+}

@@ -1,0 +1,296 @@
+/* See product.h. The library is column-major: the row-major c = op(a) op(b) is its c' = op(b)' op(a)', so its first
+ * operand is b, its second a, and its m and n are our n and m. */
+#include "runtime/cuda/product.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/cuda/libraries.h"
+#include "runtime/error.h"
+#include "runtime/files.h"
+
+enum { CANDIDATES = 8, ROUNDS = 4, WIDEST_ALIGNMENT = 256 };
+
+typedef struct Product {
+  char *shape;  /* what distinguishes it; part of the tuning file */
+  char *choice; /* the algorithm in hexadecimal, once chosen */
+  cublasLtMatmulDesc_t description;
+  cublasLtMatrixLayout_t first, second, result; /* the library's operands: b, a, c */
+  cublasLtMatmulHeuristicResult_t candidates[CANDIDATES];
+  int candidate_count;
+  cublasLtMatmulAlgo_t algorithm;
+} Product;
+
+static struct {
+  cublasLtHandle_t handle;
+  const CudaGpu *gpu;
+  char *workspace;
+  const char *library;
+  Product *products;
+  int product_count, product_capacity;
+  ProductChoice *choices;
+  int choice_count, choice_capacity;
+  CUevent start, end;
+} all;
+
+static void check(cublasStatus_t status, const char *what, const Product *product) {
+  if (status != CUBLAS_STATUS_SUCCESS)
+    runtime_fail(FAIL_BUG, "cuBLASLt fails at %s (status %d): %s", what, status, product ? product->shape : "");
+}
+
+void product_open(const CudaGpu *gpu, char *workspace) {
+  const char *problem = cuda_open(CUDA_CUBLAS);
+  if (problem)
+    runtime_fail(FAIL_ENVIRONMENT, "--device=cuda: %s", problem);
+  if (cuda.cublasLtCreate(&all.handle) != CUBLAS_STATUS_SUCCESS)
+    runtime_fail(FAIL_ENVIRONMENT, "--device=cuda: cuBLASLt does not start on this GPU");
+  size_t version = cuda.cublasLtGetVersion();
+  all.library = string_format("cuBLASLt %zu.%zu.%zu", version / 10000, version / 100 % 100, version % 100);
+  all.gpu = gpu;
+  all.workspace = workspace;
+  cuda_check(cuda.cuEventCreate(&all.start, CU_EVENT_DEFAULT), "the making of an event");
+  cuda_check(cuda.cuEventCreate(&all.end, CU_EVENT_DEFAULT), "the making of an event");
+}
+
+void product_close(void) {
+  for (int i = 0; i < all.product_count; i++) {
+    Product *product = &all.products[i];
+    const cublasLtMatrixLayout_t layouts[] = {product->first, product->second, product->result};
+    for (int k = 0; k < 3; k++)
+      check(cuda.cublasLtMatrixLayoutDestroy(layouts[k]), "the end", product);
+    check(cuda.cublasLtMatmulDescDestroy(product->description), "the end", product);
+  }
+  check(cuda.cublasLtDestroy(all.handle), "the end", NULL);
+  all.product_count = 0;
+}
+
+const char *product_library(void) {
+  return all.library;
+}
+
+/* ---------------------------------------------------------------- choices */
+
+static void *grow(void *array, int count, int *capacity, size_t size) {
+  if (count < *capacity)
+    return array;
+  *capacity = 2 * count + 16;
+  void *larger = runtime_allocate((size_t)*capacity, size);
+  if (count)
+    memcpy(larger, array, (size_t)count * size);
+  free(array);
+  return larger;
+}
+
+static void add_choice(ProductChoice choice) {
+  all.choices = grow(all.choices, all.choice_count, &all.choice_capacity, sizeof *all.choices);
+  all.choices[all.choice_count++] = choice;
+}
+
+void product_set_choices(const ProductChoice *choices, int count) {
+  for (int i = 0; i < count; i++)
+    add_choice(choices[i]);
+}
+
+const ProductChoice *product_choices(int *count) {
+  *count = all.choice_count;
+  return all.choices;
+}
+
+static char *algorithm_text(const cublasLtMatmulAlgo_t *algorithm) {
+  char *text = runtime_allocate(1, 16 * 8 + 1);
+  for (int i = 0; i < 8; i++)
+    snprintf(text + 16 * i, 17, "%016" PRIx64, algorithm->data[i]);
+  return text;
+}
+
+/* The algorithm that another run chose for this product on such a GPU with this library. */
+static void take_choice(Product *product) {
+  for (int i = 0; i < all.choice_count; i++) {
+    const ProductChoice *choice = &all.choices[i];
+    if (strcmp(choice->shape, product->shape) != 0 || strcmp(choice->gpu, all.gpu->name) != 0 ||
+        strcmp(choice->library, all.library) != 0)
+      continue;
+    bool good = strlen(choice->algorithm) == 16 * 8;
+    for (int k = 0; good && k < 8; k++)
+      good = sscanf(choice->algorithm + 16 * k, "%16" SCNx64, &product->algorithm.data[k]) == 1;
+    cublasLtMatmulHeuristicResult_t result;
+    good = good && cuda.cublasLtMatmulAlgoCheck(all.handle, product->description, product->first, product->second,
+                                                product->result, product->result, &product->algorithm,
+                                                &result) == CUBLAS_STATUS_SUCCESS;
+    if (!good || result.workspaceSize > PRODUCT_WORKSPACE)
+      runtime_fail(FAIL_USER, "tuning file: %s has no such algorithm for the product %s", all.library, product->shape);
+    product->choice = string_format("%s", choice->algorithm);
+    return;
+  }
+}
+
+/* ---------------------------------------------------------------- descriptions */
+
+static int alignment(const void *address) {
+  uintptr_t bits = (uintptr_t)address | WIDEST_ALIGNMENT;
+  return (int)(bits & -bits);
+}
+
+static int64_t data_type(PlanType type) {
+  return type == PLAN_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+/* Everything that an algorithm depends on. */
+static char *shape_text(const StepGemm *s, const ProductAddresses *at) {
+  return string_format("m=%" PRId64 " n=%" PRId64 " k=%" PRId64 " ta=%" PRId64 " tb=%" PRId64 " lda=%" PRId64
+                       " ldb=%" PRId64 " ldc=%" PRId64 " beta=%" PRId64 " %s %s epilogue=%d align=%d,%d,%d",
+                       s->m.number, s->n.number, s->k.number, s->ta, s->tb, s->lda, s->ldb, s->ldc, s->beta,
+                       plan_type_name(s->type), plan_type_name(s->ctype), (int)s->epilogue, alignment(at->a),
+                       alignment(at->b), alignment(at->c));
+}
+
+static void set(const Product *product, int attribute, const void *value, size_t bytes) {
+  check(cuda.cublasLtMatmulDescSetAttribute(product->description, attribute, value, bytes), "a description", product);
+}
+
+static void describe(Product *product, const StepGemm *s) {
+  static const int32_t epilogues[EPILOGUE_COUNT] = {[EPILOGUE_NONE] = CUBLASLT_EPILOGUE_DEFAULT,
+                                                    [EPILOGUE_BIAS] = CUBLASLT_EPILOGUE_BIAS,
+                                                    [EPILOGUE_GELU_AUX_BIAS] = CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
+                                                    [EPILOGUE_DGELU] = CUBLASLT_EPILOGUE_DGELU,
+                                                    [EPILOGUE_BGRADB] = CUBLASLT_EPILOGUE_BGRADB};
+  int32_t first = s->tb ? CUBLAS_OP_T : CUBLAS_OP_N, second = s->ta ? CUBLAS_OP_T : CUBLAS_OP_N;
+  int64_t m = s->m.number, n = s->n.number, k = s->k.number;
+  check(cuda.cublasLtMatmulDescCreate(&product->description, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a description", product);
+  set(product, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first);
+  set(product, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second);
+  set(product, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogues[s->epilogue], sizeof epilogues[0]);
+  if (s->aux.space != SPACE_NULL)
+    set(product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &s->ldaux, sizeof s->ldaux);
+  check(cuda.cublasLtMatrixLayoutCreate(&product->first, (int)data_type(s->type), (uint64_t)(s->tb ? k : n),
+                                        (uint64_t)(s->tb ? n : k), s->ldb),
+        "a layout", product);
+  check(cuda.cublasLtMatrixLayoutCreate(&product->second, (int)data_type(s->type), (uint64_t)(s->ta ? m : k),
+                                        (uint64_t)(s->ta ? k : m), s->lda),
+        "a layout", product);
+  check(cuda.cublasLtMatrixLayoutCreate(&product->result, (int)data_type(s->ctype), (uint64_t)n, (uint64_t)m, s->ldc),
+        "a layout", product);
+}
+
+static void set_pointers(const Product *product, const ProductAddresses *at) {
+  if (at->bias)
+    set(product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &at->bias, sizeof at->bias);
+  if (at->aux)
+    set(product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &at->aux, sizeof at->aux);
+}
+
+static void suggest(Product *product, const ProductAddresses *at) {
+  cublasLtMatmulPreference_t preference;
+  size_t workspace = PRODUCT_WORKSPACE;
+  const struct {
+    int attribute;
+    uint32_t bytes;
+  } alignments[] = {{CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (uint32_t)alignment(at->b)},
+                    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, (uint32_t)alignment(at->a)},
+                    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, (uint32_t)alignment(at->c)},
+                    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, (uint32_t)alignment(at->c)}};
+  check(cuda.cublasLtMatmulPreferenceCreate(&preference), "a preference", product);
+  check(cuda.cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+                                                  sizeof workspace),
+        "a preference", product);
+  for (size_t i = 0; i < sizeof alignments / sizeof *alignments; i++)
+    check(cuda.cublasLtMatmulPreferenceSetAttribute(preference, alignments[i].attribute, &alignments[i].bytes,
+                                                    sizeof alignments[i].bytes),
+          "a preference", product);
+  check(cuda.cublasLtMatmulAlgoGetHeuristic(all.handle, product->description, product->first, product->second,
+                                            product->result, product->result, preference, CANDIDATES,
+                                            product->candidates, &product->candidate_count),
+        "the search for an algorithm", product);
+  check(cuda.cublasLtMatmulPreferenceDestroy(preference), "a preference", product);
+  int usable = 0;
+  for (int i = 0; i < product->candidate_count; i++)
+    if (product->candidates[i].state == CUBLAS_STATUS_SUCCESS)
+      product->candidates[usable++] = product->candidates[i];
+  product->candidate_count = usable;
+  if (!usable)
+    runtime_fail(FAIL_BUG, "%s has no algorithm for the product %s", all.library, product->shape);
+  product->algorithm = product->candidates[0].algo;
+}
+
+static Product *find(const StepGemm *step, const ProductAddresses *addresses) {
+  char *shape = shape_text(step, addresses);
+  for (int i = 0; i < all.product_count; i++)
+    if (strcmp(all.products[i].shape, shape) == 0) {
+      free(shape);
+      return &all.products[i];
+    }
+  all.products = grow(all.products, all.product_count, &all.product_capacity, sizeof *all.products);
+  Product *product = &all.products[all.product_count++];
+  *product = (Product){.shape = shape};
+  describe(product, step);
+  set_pointers(product, addresses);
+  take_choice(product);
+  if (!product->choice)
+    suggest(product, addresses);
+  return product;
+}
+
+/* ---------------------------------------------------------------- running */
+
+static cublasStatus_t multiply(const Product *product, const StepGemm *step, const ProductAddresses *at,
+                               const cublasLtMatmulAlgo_t *algorithm) {
+  const float one = 1, beta = (float)step->beta;
+  return cuda.cublasLtMatmul(all.handle, product->description, &one, at->b, product->first, at->a, product->second,
+                             &beta, at->c, product->result, at->c, product->result, algorithm, all.workspace,
+                             PRODUCT_WORKSPACE, all.gpu->stream);
+}
+
+void product_run(const StepGemm *step, const ProductAddresses *addresses) {
+  const Product *product = find(step, addresses);
+  set_pointers(product, addresses);
+  check(multiply(product, step, addresses, &product->algorithm), "a product", product);
+}
+
+bool product_chosen(const StepGemm *step, const ProductAddresses *addresses) {
+  return find(step, addresses)->choice != NULL;
+}
+
+/* Seconds of the fastest run; negative when the algorithm cannot run. */
+static double time_candidate(const Product *product, const StepGemm *step, const ProductAddresses *addresses,
+                             const cublasLtMatmulAlgo_t *algorithm) {
+  double fastest = -1;
+  for (int round = 0; round < ROUNDS; round++) {
+    float milliseconds = 0;
+    cuda_check(cuda.cuEventRecord(all.start, all.gpu->stream), "an event");
+    if (multiply(product, step, addresses, algorithm) != CUBLAS_STATUS_SUCCESS)
+      return -1;
+    cuda_check(cuda.cuEventRecord(all.end, all.gpu->stream), "an event");
+    cuda_check(cuda.cuEventSynchronize(all.end), "a product being timed");
+    cuda_check(cuda.cuEventElapsedTime(&milliseconds, all.start, all.end), "an event");
+    double seconds = 1e-3 * (double)milliseconds;
+    if (round > 0 && (fastest < 0 || seconds < fastest)) /* the first one warms up */
+      fastest = seconds;
+  }
+  return fastest;
+}
+
+void product_tune(const StepGemm *step, const ProductAddresses *addresses) {
+  Product *product = find(step, addresses);
+  double fastest = -1;
+  if (product->choice)
+    return;
+  set_pointers(product, addresses);
+  for (int i = 0; i < product->candidate_count; i++) {
+    double seconds = time_candidate(product, step, addresses, &product->candidates[i].algo);
+    if (seconds < 0 || (fastest >= 0 && seconds >= fastest))
+      continue;
+    fastest = seconds;
+    product->algorithm = product->candidates[i].algo;
+  }
+  if (fastest < 0)
+    runtime_fail(FAIL_BUG, "%s runs none of its algorithms for the product %s", all.library, product->shape);
+  product->choice = algorithm_text(&product->algorithm);
+  add_choice((ProductChoice){.shape = product->shape,
+                             .gpu = all.gpu->name,
+                             .library = all.library,
+                             .algorithm = product->choice,
+                             .seconds = fastest,
+                             .candidates = product->candidate_count});
+}
