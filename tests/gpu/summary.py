@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""What tests/gpu/run.sh left in OUT, as one JSON (result.json) and one table (table.txt).
+
+usage: summary.py DIR OUT      DIR: what prepare.sh made. Only the standard library is used. Exit status 1 when a part that
+ran failed or missed its tolerance; parts that the machine cannot run count as neither."""
+import glob
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+
+SKIP = 5  # steps at the start of a benchmark that are not counted: tuning, graph capture
+EARLY, EARLY_TOLERANCE = 20, 1e-4  # f32: the first steps, before a routing decision can differ
+LAST, LAST_TOLERANCE = 50, {"f32": 0.005, "bf16": 0.01}  # the mean of the last losses
+# The goals for one H200: tokens/s at least, aimed at.
+GOALS = {"paper-top1-64": (190e3, 235e3), "paper-dense-16": (45e3, 50e3)}
+AGAINST_PEER = {"paper-top1-64": (1.1, 1.35), "paper-top1-8": (1.25, 1.4)}
+PAPER = dict(layers=24, d=1024, vocabulary=50257, sequence=1024, experts=16)
+
+
+def lines_of(path):
+    try:
+        with open(path) as file:
+            return [json.loads(line) for line in file if line.endswith("\n")]
+    except OSError:
+        return []
+
+
+def steps_of(path):
+    return [line for line in lines_of(path) if "tokens_per_s" in line]
+
+
+def flops_per_token(phase):
+    """Forward and backward; causal attention counted at half."""
+    moe = 0 if phase == "shared" else PAPER["layers"] // 2
+    experts, d = PAPER["experts"] if phase == "dense" else 1, PAPER["d"]
+    products = (4 * d * d * PAPER["layers"] + 8 * d * d * (PAPER["layers"] - moe + moe * experts) +
+                PAPER["vocabulary"] * d + moe * d * PAPER["experts"])
+    return 6 * products + 6 * PAPER["layers"] * PAPER["sequence"] * d
+
+
+def parity(directory, out):
+    """Losses of the GPU beside those of the CPU."""
+    found = {}
+    for path in sorted(glob.glob(os.path.join(out, "parity-*.jsonl"))):
+        name = os.path.basename(path)[len("parity-"):-len(".jsonl")]
+        model, precision = name.rsplit("-", 1)
+        gpu = [s["loss"] for s in steps_of(path)]
+        cpu = [s["loss"] for s in steps_of(os.path.join(directory, "cpu", model, "metrics.jsonl"))]
+        count = min(len(gpu), len(cpu))
+        if count == 0 or len(gpu) < len(cpu):
+            found[name] = {"steps": len(gpu), "of": len(cpu), "good": False}
+            continue
+        early = max(abs(a - b) / abs(b) for a, b in zip(gpu[:EARLY], cpu[:EARLY]))
+        last = abs(statistics.mean(gpu[-LAST:]) / statistics.mean(cpu[-LAST:]) - 1)
+        good = last <= LAST_TOLERANCE[precision] and (precision != "f32" or early <= EARLY_TOLERANCE)
+        found[name] = {"steps": count, "early": early, "last": last, "good": good}
+    return found
+
+
+def bench(out):
+    found = {}
+    for path in sorted(glob.glob(os.path.join(out, "bench-*.jsonl"))):
+        name = os.path.basename(path)[len("bench-"):-len(".jsonl")]
+        steps = steps_of(path)[SKIP:]
+        if not steps:
+            continue
+        rates = sorted(s["tokens_per_s"] for s in steps)
+        phase = steps[-1]["phase"]
+        rate = statistics.median(rates)
+        found[name] = {"phase": phase, "steps": len(steps), "tokens_per_s": rate, "slowest": rates[0], "fastest": rates[-1],
+                       "experts_per_token": steps[-1].get("experts_per_token"), "version": steps[-1].get("version"),
+                       "tflops": rate * flops_per_token(phase) / 1e12, "mfu": rate * flops_per_token(phase) / 989e12}
+    return found
+
+
+def profile(out):
+    """The kernels that cost most, by function of the plan."""
+    found = {}
+    for path in sorted(glob.glob(os.path.join(out, "profile-*.log"))):
+        func, table = None, {}
+        with open(path, errors="replace") as file:
+            for line in file:
+                head = re.match(r"(\S+): (\d+) runs of ([0-9.]+) ms", line)
+                row = re.match(r" +([0-9.]+) +([0-9.]+)% +(\d+) +([0-9.]+)? +(\S.*)", line)
+                if head:
+                    func = head.group(1)
+                    table[func] = {"ms": float(head.group(3)), "steps": []}
+                elif func and row:
+                    table[func]["steps"].append({"ms": float(row.group(1)), "share": float(row.group(2)),
+                                                 "calls": int(row.group(3)),
+                                                 "gflops": float(row.group(4)) if row.group(4) else None,
+                                                 "step": row.group(5).strip()})
+        if table:
+            found[os.path.basename(path)[len("profile-"):-len(".log")]] = table
+    return found
+
+
+def read_parts(out):
+    with open(os.path.join(out, "parts.tsv")) as file:
+        return [dict(zip(("part", "name", "status", "seconds"), line.rstrip("\n").split("\t"))) for line in file]
+
+
+def read_peer(out):
+    try:
+        with open(os.path.join(out, "peer.json")) as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def gpu_name():
+    try:
+        return subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
+                              capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "no nvidia-smi"
+
+
+def peer_rate(peer, name):
+    """(tokens/s of the best variant, what it was) for "paper-top1-64"."""
+    _, phase, batch = name.split("-")
+    best = (peer or {}).get("best", {}).get(f"{phase} {batch}x")
+    return (best["tokens_per_s"], f"{best['precision']} {best['experts']} {best['mode']}") if best else (None, "")
+
+
+def table_text(result):
+    rows = [f"GPU: {result['gpu']}", "", "part       test                         result     seconds"]
+    rows += [f"{p['part']:10} {p['name']:28} {p['status']:10} {p['seconds']}" for p in result["parts"]]
+    if result["parity"]:
+        rows += ["", f"parity           steps   first {EARLY}: largest   last {LAST}: mean off by"]
+        rows += [f"{name:16} {p['steps']:5}   " + (f"{p['early']:10.2e}         {p['last']:10.2e}   " if "last" in p else
+                 f"ended early, of {p['of']}   ") + ("good" if p["good"] else "MISSED") for name, p in result["parity"].items()]
+    if result["bench"]:
+        rows += ["", "benchmark          tokens/s  TFLOP/s  of 989   version  peer tokens/s  ratio  (goal, aim)"]
+        for name, b in result["bench"].items():
+            rate, what = peer_rate(result["peer"], name)
+            ratio = f"{b['tokens_per_s'] / rate:6.2f}" if rate else "     -"
+            goal = [f"{g / 1e3:.0f}k" for g in GOALS.get(name, ())] + [f"x{r}" for r in AGAINST_PEER.get(name, ())]
+            rows.append(f"{name:17} {b['tokens_per_s']:9.0f} {b['tflops']:8.1f} {100 * b['mfu']:6.1f}%  {b['version'] or '':8} "
+                        f"{rate or 0:12.0f} {ratio}  ({', '.join(goal)}) {what}")
+    if result["peer"]:
+        rows += ["", f"peer: torch {result['peer']['torch']}, attention {result['peer']['attention']} "
+                 f"{result['peer']['attention_ms']} ms, matmul {result['peer'].get('matmul_tflops')} TFLOP/s"]
+        rows += [f"  {v['phase']:7} {v['batch']:3} {v['precision']:9} {v['experts']:8} {v['mode']:12} " +
+                 (v["error"] if "error" in v else f"{v['tokens_per_s']:9.0f} tokens/s, graph breaks {v['graph_breaks']}")
+                 for v in result["peer"]["variants"]]
+    for name, table in result["profile"].items():
+        for func, f in table.items():
+            if not func.endswith((".update",)) and ".train" not in func:
+                continue
+            rows += ["", f"{name} {func}: {f['ms']:.2f} ms", "        ms  share  calls  TFLOP/s  step"]
+            rows += [f"{s['ms']:10.3f} {s['share']:5.1f}% {s['calls']:6} " +
+                     (f"{s['gflops'] / 1e3:8.1f}" if s["gflops"] else "        ") + f"  {s['step']}" for s in f["steps"][:30]]
+    return "\n".join(rows) + "\n"
+
+
+def main():
+    directory, out = sys.argv[1:3]
+    result = {"gpu": gpu_name(), "parts": read_parts(out), "parity": parity(directory, out), "bench": bench(out),
+              "profile": profile(out), "peer": read_peer(out)}
+    result["good"] = (all(p["status"] in ("ok", "not there") for p in result["parts"]) and
+                      all(p["good"] for p in result["parity"].values()))
+    with open(os.path.join(out, "result.json"), "w") as file:
+        json.dump(result, file, indent=1)
+    text = table_text(result)
+    with open(os.path.join(out, "table.txt"), "w") as file:
+        file.write(text)
+    print(text)
+    return 0 if result["good"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
