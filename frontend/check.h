@@ -46,7 +46,7 @@ Deviation compare_tensors(const char *what, const Tensor *found, const Tensor *e
 /* Numbers for everything a table holds, by index of the parameter. */
 typedef struct TableValues {
   const Table *table;
-  Tensor **slot[3]; /* by ParamSlot */
+  Tensor **slot[SLOT_NEXT]; /* by ParamSlot; the next value of a state stands among the gradients */
   Tensor **gradient;
 } TableValues;
 

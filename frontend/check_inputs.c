@@ -287,9 +287,12 @@ const TableValues *inputs_table(const CheckInputs *in, const Table *table) {
 }
 
 static void bind_table(EvalEnvironment *env, const TableValues *values) {
-  for (uint32_t i = 0; values && i < vec_len(values->table->params); i++)
+  for (uint32_t i = 0; values && i < vec_len(values->table->params); i++) {
+    const char *name = values->table->params[i].name;
     for (int slot = SLOT_VALUE; slot <= SLOT_V; slot++)
-      eval_bind_parameter(env, values->table, values->table->params[i].name, (ParamSlot)slot, values->slot[slot][i]);
+      eval_bind_parameter(env, values->table, name, (ParamSlot)slot, values->slot[slot][i]);
+    eval_bind_parameter(env, values->table, name, SLOT_NEXT, values->gradient[i]);
+  }
 }
 
 /* A table's tensor out of the results of the function that makes the table; drawn where there is none. */

@@ -1,7 +1,7 @@
 /* A trainer against the interpreter, value by value.
  *
  * In: the module behind all passes. A trainer of it is built that keeps every value, and runs each function on the
- * inputs of the check (`TRAINER exec`). Two comparisons follow.
+ * inputs of the check (`TRAINER exec`), on the CPU, or with --target=cuda alone on the GPU. Two comparisons follow.
  *   ops      each instruction is interpreted on the trainer's own operands, so that no rounding adds up and a mistake
  *            shows at the op that makes it. Choices must be those the operands allow.
  *   results  the whole function is interpreted in f64 with the trainer's choices; the results must agree as far as f32
@@ -46,14 +46,15 @@ static void make_directory(Arena *arena) {
 }
 
 /* The exit code; a signal is one above 128. */
-static int run_trainer(Arena *arena, const char *func, int64_t seed) {
+static int run_trainer(Arena *arena, const Options *options, const char *func) {
   const char *trainer = arena_print(arena, "%s/trainer", directory);
   char *words[] = {arena_print(arena, "%s", trainer),
                    "exec",
                    arena_print(arena, "--func=%s", func),
                    arena_print(arena, "--in=%s/in", directory),
                    arena_print(arena, "--out=%s/out", directory),
-                   arena_print(arena, "--seed=%" PRId64, seed),
+                   arena_print(arena, "--seed=%" PRId64, options->seed),
+                   options->cpu ? "--device=cpu" : "--device=cuda",
                    NULL};
   fflush(NULL);
   pid_t pid = fork();
@@ -119,7 +120,7 @@ static void write_inputs(Arena *arena, const Check *check, const Func *f) {
     if (value->kind == VALUE_ARGUMENT && !(update && is_segment_argument(value->name)))
       add_tensor(arena, &list, value->name, environment_argument(env, value->name));
   }
-  if (f->table && !makes_table(f))
+  if (f->table && (update || !makes_table(f)))
     add_table(arena, &list, inputs_table(check->inputs, f->table), "", update, update);
   if (source)
     add_table(arena, &list, inputs_table(check->inputs, source), arena_print(arena, "%s::", source->name), true, false);
@@ -214,7 +215,7 @@ static void compare_results(Check *check, Arena *arena, const Func *f, const Exc
 static void check_function(Check *check, const Func *f) {
   Arena *arena = arena_new();
   write_inputs(arena, check, f);
-  int code = run_trainer(arena, f->name, check->options->seed);
+  int code = run_trainer(arena, check->options, f->name);
   if (code != 0) {
     check_note(check_row(check, "ops", f->name), (Deviation){.what = "the trainer",
                                                              .detail = "does not run this function: its exit code",

@@ -14,6 +14,8 @@
 #include "frontend/commands.h"
 #include "frontend/forecast.h"
 #include "frontend/model.h"
+#include "runtime/cpu/features.h"
+#include "runtime/cuda/compile.h"
 #include "runtime/files.h"
 #include "runtime/payload.h"
 #include "runtime/tokenizer.h"
@@ -43,6 +45,43 @@ static void add_kernels(Arena *arena, PackageSection **sections, const Model *mo
   kernels_compile(arena, &model->plan->kernels, levels, count);
   for (int i = 0; i < count; i++)
     vec_push(arena, *sections, (PackageSection){names[i], levels[i].data, levels[i].size});
+  if (model->options->native)
+    add_text(arena, sections, "native.cpu", cpu_features());
+}
+
+/* Section cubin.<arch>: "NAME offset size" of every unit, an empty line, their bytes. */
+static PackageSection cubin_section(Arena *arena, const CudaSource *source, const char *arch) {
+  bool *wanted = arena_alloc(arena, (size_t)source->count + 1);
+  memset(wanted, true, (size_t)source->count);
+  Bytes *cubins = cuda_load_units(source, wanted, arch, (Mapping){0});
+  const char *index = "";
+  size_t size = 0;
+  for (int i = 0; i < source->count; i++) {
+    if (!cubins[i].data)
+      continue;
+    index = arena_print(arena, "%s%s %zu %zu\n", index, source->units[i].name, size, cubins[i].size);
+    size += cubins[i].size;
+  }
+  size_t head = strlen(index) + 1, at = head;
+  char *data = arena_alloc(arena, head + size);
+  memcpy(data, arena_print(arena, "%s\n", index), head);
+  for (int i = 0; i < source->count; i++) {
+    if (!cubins[i].data)
+      continue;
+    memcpy(data + at, cubins[i].data, cubins[i].size);
+    at += cubins[i].size;
+  }
+  return (PackageSection){arena_print(arena, "cubin.%s", arch), data, head + size};
+}
+
+static void add_cuda(Arena *arena, PackageSection **sections, Model *model) {
+  model_lower_cuda(model);
+  const char *text = kernels_source_cuda(arena, &model->cuda->kernels);
+  add_text(arena, sections, "plan.cuda", plan_text(model->cuda));
+  add_text(arena, sections, "kernels.cu", text);
+  CudaSource source = cuda_source_read(text, strlen(text));
+  for (uint32_t i = 0; i < vec_len(model->options->precompile); i++)
+    vec_push(arena, *sections, cubin_section(arena, &source, model->options->precompile[i]));
 }
 
 /* Compiling takes seconds: a path that cannot be written is said before. */
@@ -76,12 +115,15 @@ void build_trainer(Arena *arena, const Options *options, const char *path, const
   add_text(arena, &sections, "config.json", model.config_json);
   add_text(arena, &sections, "model.ir", model.graph_text);
   add_text(arena, &sections, "passes.ir", module_text(model.module));
-  add_text(arena, &sections, "plan.cpu", plan_text(model.plan));
-  add_text(arena, &sections, "kernels.c", kernels_source_c(arena, &model.plan->kernels));
-  add_text(arena, &sections, "kernels.cu", kernels_source_cuda(arena, &model.plan->kernels));
-  add_kernels(arena, &sections, &model);
+  if (options->cpu) {
+    add_text(arena, &sections, "plan.cpu", plan_text(model.plan));
+    add_text(arena, &sections, "kernels.c", kernels_source_c(arena, &model.plan->kernels));
+    add_kernels(arena, &sections, &model);
+  }
+  if (options->cuda)
+    add_cuda(arena, &sections, &model);
   add_text(arena, &sections, "ledger.json", ledger_json(model.ledger));
-  add_text(arena, &sections, "forecast.json", forecast_json(model.plan, NULL));
+  add_text(arena, &sections, "forecast.json", forecast_json(options->cpu ? model.plan : model.cuda, NULL));
   PackageSection shim = {TOKENIZER_SHIM_SECTION, moec_shim_start, (size_t)(moec_shim_end - moec_shim_start)};
   vec_push(arena, sections, shim);
   package_write(arena, path, sections);

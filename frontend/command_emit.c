@@ -1,4 +1,5 @@
-/* moec emit: what the code generator makes: the plan, the kernels as C or CUDA, or a list of the kernels. */
+/* moec emit: what the code generator makes: the plan, the kernels as C or CUDA, or a list of the kernels. Plan and list
+ * are those of the CPU unless --target=cuda asks for the other. */
 #include <inttypes.h>
 
 #include "codegen/compile.h"
@@ -74,15 +75,19 @@ int command_emit(int argc, char **argv) {
   const Phase *phase = model_phase(&model);
   model_optimize(&model);
   model_lower(&model);
-  KernelUse *uses = find_uses(model.plan, phase);
-  KernelSet used = used_kernels(model.plan, uses);
+  bool cuda = strcmp(options.what, "cuda") == 0 || (!options.cpu && strcmp(options.what, "c") != 0);
+  if (cuda)
+    model_lower_cuda(&model);
+  const Plan *plan = cuda ? model.cuda : model.plan;
+  KernelUse *uses = find_uses(plan, phase);
+  KernelSet used = used_kernels(plan, uses);
   FILE *out = output_open(&options);
   if (strcmp(options.what, "plan") == 0)
-    print_plan(model.plan, phase, out);
+    print_plan(plan, phase, out);
   else if (strcmp(options.what, "kernels") == 0)
-    print_kernels(model.plan, uses, out);
+    print_kernels(plan, uses, out);
   else
-    fputs(strcmp(options.what, "c") == 0 ? kernels_source_c(arena, &used) : kernels_source_cuda(arena, &used), out);
+    fputs(cuda ? kernels_source_cuda(arena, &used) : kernels_source_c(arena, &used), out);
   output_close(&options, out);
   return 0;
 }

@@ -1,4 +1,6 @@
-/* moec forecast: parameters, work and memory of a trainer before any run. */
+/* moec forecast: parameters, work and memory of a trainer before any run, on the CPU, or with --target=cuda alone on a
+ * GPU.
+ */
 #include "frontend/commands.h"
 #include "frontend/forecast.h"
 #include "frontend/model.h"
@@ -9,12 +11,16 @@ int command_forecast(int argc, char **argv) {
   Model model = model_load(arena, &options, false);
   const Phase *phase = model_phase(&model);
   model_optimize(&model);
-  model_lower(&model);
+  if (options.cpu)
+    model_lower(&model);
+  else
+    model_lower_cuda(&model);
+  const Plan *plan = options.cpu ? model.plan : model.cuda;
   FILE *out = output_open(&options);
   if (options.json)
-    fprintf(out, "%s\n", forecast_json(model.plan, phase));
+    fprintf(out, "%s\n", forecast_json(plan, phase));
   else
-    forecast_print(model.plan, phase, out);
+    forecast_print(plan, phase, out);
   output_close(&options, out);
   return 0;
 }

@@ -45,6 +45,8 @@ int command_train(int argc, char **argv) {
   vec_push(arena, words, "train");
   vec_push(arena, words, arena_print(arena, "--data=%s", options.data));
   vec_push(arena, words, arena_print(arena, "--out=%s", options.out));
+  if (options.native)
+    vec_push(arena, words, arena_print(arena, "--cpu=native"));
   for (uint32_t i = 0; i < vec_len(options.trainer); i++)
     vec_push(arena, words, arena_print(arena, "%s", options.trainer[i]));
   vec_push(arena, words, NULL);

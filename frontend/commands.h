@@ -12,5 +12,7 @@ int command_explain(int argc, char **argv);
 int command_forecast(int argc, char **argv);
 int command_check(int argc, char **argv);
 int command_data(int argc, char **argv);
+int command_compare(int argc, char **argv);
+int command_report(int argc, char **argv);
 
 #endif

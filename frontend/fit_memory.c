@@ -39,7 +39,7 @@ static PipelineOptions with_prices(const Model *m, const char *prices) {
   return pipeline;
 }
 
-/* The plan of a copy of the module under these prices. */
+/* The plan of a copy of the module under these prices: of the targets wanted, that which needs most. */
 static const Plan *compile(const Model *m, const char *text, const char *prices) {
   Module *copy = module_parse(m->arena, m->options->model, text);
   PipelineOptions pipeline = with_prices(m, prices);
@@ -48,7 +48,11 @@ static const Plan *compile(const Model *m, const char *text, const char *prices)
   pipeline.time_passes = false;
   pipeline.verify = VERIFY_OFF;
   pipeline_run(copy, &pipeline, ledger_new(m->arena));
-  return plan_lower(copy, m->options->keep_values);
+  const Plan *cpu = m->options->cpu ? plan_lower(copy, PLAN_CPU, m->options->keep_values) : NULL;
+  const Plan *cuda = m->options->cuda ? plan_lower(copy, PLAN_CUDA, m->options->keep_values) : NULL;
+  if (!cpu || !cuda)
+    return cpu ? cpu : cuda;
+  return forecast_peak(cuda) > forecast_peak(cpu) ? cuda : cpu;
 }
 
 /* Lowers the price of the functions that need more than `act` bytes of activations. False: none can give more. */

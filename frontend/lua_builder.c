@@ -47,9 +47,9 @@ static int core_argument(lua_State *lua) {
   return 1;
 }
 
-/* parameter(name, table or nil, "value" | "m" | "v") -> tensor */
+/* parameter(name, table or nil, "value" | "m" | "v" | "next") -> tensor */
 static int core_parameter(lua_State *lua) {
-  static const char *const slots[] = {"value", "m", "v", NULL};
+  static const char *const slots[] = {"value", "m", "v", "next", NULL};
   Table *table = lua_isnoneornil(lua, 2) ? NULL : named_table(lua, 2);
   ParamSlot slot = (ParamSlot)luaL_checkoption(lua, 3, "value", slots);
   script_push_tensor(lua, func_parameter(building(lua), table, luaL_checkstring(lua, 1), slot));

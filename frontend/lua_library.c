@@ -14,13 +14,19 @@
   X(init)                                                                                                              \
   X(nn)                                                                                                                \
   X(expert)                                                                                                            \
+  X(groups)                                                                                                            \
   X(gate)                                                                                                              \
+  X(gate_top)                                                                                                          \
+  X(gate_select)                                                                                                       \
+  X(gate_assign)                                                                                                       \
   X(moe)                                                                                                               \
   X(schedule)                                                                                                          \
   X(optim)                                                                                                             \
   X(phase)                                                                                                             \
   X(transition)                                                                                                        \
-  X(model)
+  X(compare)                                                                                                           \
+  X(model)                                                                                                             \
+  X(gpt)
 
 #define X(name)                                                                                                        \
   extern const char moec_lua_##name[], moec_lua_##name##_end[];                                                        \

@@ -20,6 +20,7 @@ typedef struct ScriptState {
   char *text;         /* of the script, an arena vector */
   const char *source; /* Lua's own copy of the script's chunk name: same pointer = a function of the script */
   const char **defines;
+  const char *reader; /* the function of the library that takes what the script returned and gives JSON */
   Module *module;
   Func *func; /* being built, or NULL */
   int line;   /* of the script, that ran last: where a tail call has removed the frame */

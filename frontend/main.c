@@ -26,6 +26,8 @@ static const Command commands[] = {
     {"forecast", command_forecast, "MODEL.lua                parameters, work and memory before any run"},
     {"check", command_check, "MODEL.lua                passes, gradients and trainer against the interpreter"},
     {"data", command_data, "FILE... -o DIR           tokenise text"},
+    {"compare", command_compare, "SPEC.lua --out DIR        many models on the same data, seeds and budget; a table"},
+    {"report", command_report, "RUN... -o report.html     one page about runs: curves, routing, memory, decisions"},
 };
 
 static void print_usage(FILE *out) {

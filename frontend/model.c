@@ -104,17 +104,33 @@ static double mebibytes(int64_t bytes) {
   return (double)bytes / (1 << 20);
 }
 
-void model_lower(Model *m) {
-  double start = seconds_now();
-  m->plan = plan_lower(m->module, m->options->keep_values);
-  report_time(m->options, "plan", start);
-  int64_t allowed = m->options->memory, needed = allowed ? forecast_peak(m->plan) : 0;
+static void check_memory(const Model *m, const Plan *plan, const char *device) {
+  int64_t allowed = m->options->memory, needed = allowed ? forecast_peak(plan) : 0;
   if (needed > allowed)
     ir_fail((Loc){0},
-            "%s: a trainer needs %.1f MiB%s, --memory allows %.1f MiB, which is %.1f MiB too little; moec forecast "
+            "%s: a trainer needs %.1f MiB%s%s, --memory allows %.1f MiB, which is %.1f MiB too little; moec forecast "
             "shows what for",
-            m->options->model, mebibytes(needed), can_fit(m->options) ? ", with everything running again that can" : "",
-            mebibytes(allowed), mebibytes(needed - allowed));
+            m->options->model, mebibytes(needed), device,
+            can_fit(m->options) ? ", with everything running again that can" : "", mebibytes(allowed),
+            mebibytes(needed - allowed));
+}
+
+void model_lower(Model *m) {
+  double start = seconds_now();
+  m->plan = plan_lower(m->module, PLAN_CPU, m->options->keep_values);
+  report_time(m->options, "plan", start);
+  if (m->options->cpu)
+    check_memory(m, m->plan, "");
+}
+
+void model_lower_cuda(Model *m) {
+  double start = seconds_now();
+  m->cuda = plan_lower_cuda(m->module, m->options->keep_values,
+                            (CudaOptions){.grouped_wgmma = m->options->grouped_wgmma,
+                                          .attention_wgmma = m->options->attention_wgmma,
+                                          .ledger = m->ledger});
+  report_time(m->options, "plan for CUDA", start);
+  check_memory(m, m->cuda, " on a GPU");
 }
 
 const Phase *model_phase(const Model *m) {

@@ -12,13 +12,15 @@ typedef struct Model {
   const char *config_json;
   const char *graph_text; /* the IR before passes; NULL unless asked for */
   Ledger *ledger;         /* behind model_optimize */
-  const Plan *plan;       /* behind model_lower */
+  const Plan *plan;       /* for the CPU, behind model_lower */
+  const Plan *cuda;       /* for CUDA, behind model_lower_cuda */
 } Model;
 
 /* Runs the script; a file FILE.ir is read as IR text instead. keep_text: also prints the IR. */
 Model model_load(Arena *arena, const Options *options, bool keep_text);
 void model_optimize(Model *m); /* passes; IR text is taken as it stands, moec opt runs passes on it */
 void model_lower(Model *m);    /* plan; checks --memory */
+void model_lower_cuda(Model *m);
 
 /* Whether the model is IR text (FILE.ir), which is compiled as it stands. */
 bool model_is_text(const Options *options);

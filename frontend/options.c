@@ -16,6 +16,9 @@ typedef enum OptionId {
   OPTION_DEFINE,
   OPTION_OUTPUT,
   OPTION_TARGET,
+  OPTION_PRECOMPILE,
+  OPTION_GROUPED,
+  OPTION_ATTENTION,
   OPTION_RANKS,
   OPTION_TOPOLOGY,
   OPTION_MEMORY,
@@ -31,6 +34,7 @@ typedef enum OptionId {
   OPTION_CPU,
   OPTION_DATA,
   OPTION_OUT,
+  OPTION_RUN,
   OPTION_TRAINER,
   OPTION_TRAINER_FLAG,
   OPTION_HELP
@@ -49,7 +53,9 @@ static const OptionRow rows[] = {
     {"-D", "KEY=VALUE", OPTION_DEFINE, COMMAND_ALL, "overrides a key of the model's configuration"},
     {"--data", "DIR", OPTION_DATA, COMMAND_TRAIN, "the tokenised data"},
     {"--out", "DIR", OPTION_OUT, COMMAND_TRAIN, "the run directory; the trainer is built into it"},
+    {"--run", "DIR", OPTION_RUN, COMMAND_EXPLAIN, "adds what this run measured, beside what was predicted"},
     {"--steps", "N", OPTION_TRAINER, COMMAND_TRAIN, "the absolute last step"},
+    {"--flops", "X", OPTION_TRAINER, COMMAND_TRAIN, "end at the first step that brings the FLOPs that really ran to X"},
     {"--device", "cpu", OPTION_TRAINER, COMMAND_TRAIN, "where to run"},
     {"--eval-every", "N", OPTION_TRAINER, COMMAND_TRAIN, "steps between evaluations"},
     {"--checkpoint-every", "N", OPTION_TRAINER, COMMAND_TRAIN, "steps between checkpoints"},
@@ -63,7 +69,11 @@ static const OptionRow rows[] = {
     {"--what", "kernels|c|cuda|plan", OPTION_WHAT, COMMAND_EMIT, "what to show"},
     {"--all", NULL, OPTION_ALL, COMMAND_EXPLAIN, "every decision by itself, also where layers decide alike"},
     {"--json", NULL, OPTION_JSON, COMMAND_EXPLAIN | COMMAND_FORECAST | COMMAND_CHECK, "for tools"},
-    {"--target", "cpu", OPTION_TARGET, COMMAND_ALL, "what the trainer runs on"},
+    {"--target", "cpu,cuda", OPTION_TARGET, COMMAND_ALL, "what the trainer can run on (both); emit shows the first"},
+    {"--precompile", "sm_80,sm_90a", OPTION_PRECOMPILE, COMMAND_BUILD,
+     "compile the CUDA kernels for these GPUs now, with NVRTC, instead of at the first run"},
+    {"--grouped", "mma|wgmma", OPTION_GROUPED, COMMAND_ALL, "kernels for grouped products on a GPU (mma)"},
+    {"--attention", "mma|wgmma", OPTION_ATTENTION, COMMAND_ALL, "kernels for attention on a GPU (mma)"},
     {"--ranks", "dp:N,ep:N", OPTION_RANKS, COMMAND_ALL, "layout of ranks; one rank is what this version compiles for"},
     {"--topology", "FILE|NAME", OPTION_TOPOLOGY, COMMAND_ALL, "the network between ranks"},
     {"--memory", "16G", OPTION_MEMORY, COMMAND_ALL,
@@ -153,9 +163,32 @@ static int64_t read_bytes(unsigned command, const char *name, const char *text) 
   return (int64_t)number;
 }
 
-static void check_target(unsigned command, const char *text) {
-  if (strcmp(text, "cpu") != 0)
-    usage_fail(command, "--target=%s: this version builds trainers for cpu only", text);
+static void read_targets(unsigned command, Options *o, const char *text) {
+  o->cpu = o->cuda = false;
+  for (const char *at = text; *at;) {
+    size_t length = strcspn(at, ",");
+    bool cpu = length == 3 && strncmp(at, "cpu", length) == 0, cuda = length == 4 && strncmp(at, "cuda", length) == 0;
+    if (!cpu && !cuda)
+      usage_fail(command, "--target=%s: expected cpu, cuda or cpu,cuda", text);
+    o->cpu |= cpu;
+    o->cuda |= cuda;
+    at += length;
+    at += *at == ',';
+  }
+}
+
+/* "sm_80,sm_90a". */
+static void read_architectures(Arena *arena, Options *o, unsigned command, const char *text) {
+  for (const char *at = text; *at;) {
+    size_t length = strcspn(at, ",");
+    const char *name = arena_copy(arena, at, length);
+    size_t digits = strncmp(name, "sm_", 3) == 0 ? strspn(name + 3, "0123456789") : 0;
+    if (digits < 2 || strcmp(name + 3 + digits, name[3 + digits] == 'a' ? "a" : "") != 0)
+      usage_fail(command, "--precompile=%s: expected architectures such as sm_80,sm_90a", text);
+    vec_push(arena, o->precompile, name);
+    at += length;
+    at += *at == ',';
+  }
 }
 
 /* One rank, however it is written: "1", "dp:1", "dp:1,ep:1". */
@@ -204,7 +237,20 @@ static void set_option(Arena *arena, Options *o, unsigned command, const OptionR
     o->output = value;
     break;
   case OPTION_TARGET:
-    check_target(command, value);
+    read_targets(command, o, value);
+    break;
+  case OPTION_PRECOMPILE:
+    read_architectures(arena, o, command, value);
+    break;
+  case OPTION_ATTENTION:
+    o->attention_wgmma = strcmp(value, "wgmma") == 0;
+    if (!o->attention_wgmma && strcmp(value, "mma") != 0)
+      usage_fail(command, "--attention=%s: expected mma or wgmma", value);
+    break;
+  case OPTION_GROUPED:
+    o->grouped_wgmma = strcmp(value, "wgmma") == 0;
+    if (!o->grouped_wgmma && strcmp(value, "mma") != 0)
+      usage_fail(command, "--grouped=%s: expected mma or wgmma", value);
     break;
   case OPTION_RANKS:
     check_ranks(command, value);
@@ -254,6 +300,9 @@ static void set_option(Arena *arena, Options *o, unsigned command, const OptionR
     break;
   case OPTION_OUT:
     o->out = value;
+    break;
+  case OPTION_RUN:
+    o->run = value;
     break;
   case OPTION_TRAINER:
     vec_push(arena, o->trainer, arena_print(arena, "%s=%s", row->name, value));
@@ -319,7 +368,7 @@ static int read_option(Arena *arena, Options *o, unsigned command, int argc, cha
 }
 
 Options options_read(Arena *arena, unsigned command, int argc, char **argv) {
-  Options o = {.command = command_word(command)};
+  Options o = {.command = command_word(command), .cpu = true, .cuda = true};
   for (int i = 0; i < argc;) {
     if (argv[i][0] == '-' && argv[i][1]) {
       i = read_option(arena, &o, command, argc, argv, i);
@@ -331,6 +380,8 @@ Options options_read(Arena *arena, unsigned command, int argc, char **argv) {
   }
   if (!o.model)
     usage_fail(command, "the model script is missing");
+  if (vec_len(o.precompile) && !o.cuda)
+    usage_fail(command, "--precompile: --target=cpu leaves CUDA out");
   const char *wrong = pipeline_check(arena, &o.pipeline);
   if (wrong)
     usage_fail(command, "%s", wrong);

@@ -24,10 +24,15 @@ typedef struct Options {
   const char *phase;      /* --phase */
   const char *what;       /* --what */
   const char *data, *out; /* --data, --out of train */
+  const char *run;        /* --run of explain; NULL when absent */
   const char **trainer;   /* of train: the words for the trainer; arena vector */
   int64_t seed, memory;   /* memory: bytes, 0 when not given */
   bool after_all;         /* --after=all */
   bool json, all, keep_values, native;
+  bool grouped_wgmma;       /* --grouped=wgmma */
+  bool attention_wgmma;     /* --attention=wgmma */
+  bool cpu, cuda;           /* --target; both when not given */
+  const char **precompile;  /* --precompile: architectures; arena vector */
   PipelineOptions pipeline; /* verified by pipeline_check */
 } Options;
 

@@ -89,14 +89,14 @@ static void run_script(ScriptState *s, int lib) {
   lua_call(lua, 0, 1);
 }
 
-/* The whole work; result: the configuration as JSON. */
+/* The whole work; result: the JSON that the reader gives. */
 static int compile_protected(lua_State *lua) {
   ScriptState *s = script_state(lua);
   open_libraries(lua);
   script_open_tensors(lua);
   load_library(lua);
   int lib = lua_gettop(lua);
-  lua_getfield(lua, lib, "compile");
+  lua_getfield(lua, lib, s->reader);
   run_script(s, lib);
   lua_call(lua, 1, 1);
   return 1;
@@ -120,12 +120,13 @@ static _Noreturn void report(ScriptState *s, int status) {
   ir_fail((Loc){s->path, (int)line}, "%s", end + strspn(end, ": "));
 }
 
-Script script_compile(Arena *arena, const ScriptOptions *options) {
-  ScriptState state = {.arena = arena, .path = arena_intern(arena, options->path), .defines = options->defines};
-  state.text = read_script(arena, options->path);
-  state.module = module_new(arena, "model");
-  running = &state;
-  lua_State *lua = script_open(&state);
+/* Runs the script of a state that has its path, defines and reader; gives the reader's JSON. */
+static const char *run_protected(ScriptState *state) {
+  Arena *arena = state->arena;
+  state->text = read_script(arena, state->path);
+  state->module = module_new(arena, "model");
+  running = state;
+  lua_State *lua = script_open(state);
   if (!lua)
     ir_fail((Loc){0}, "not enough memory to start Lua");
   ir_set_error_handler(fail_in_script);
@@ -134,12 +135,22 @@ Script script_compile(Arena *arena, const ScriptOptions *options) {
   int status = lua_pcall(lua, 0, 1, 1);
   ir_set_error_handler(NULL);
   running = NULL;
-  Script script = {.module = state.module};
-  if (status == LUA_OK)
-    script.config_json = arena_print(arena, "%s", lua_tostring(lua, -1));
+  const char *json = status == LUA_OK ? arena_print(arena, "%s", lua_tostring(lua, -1)) : NULL;
   lua_close(lua);
   if (status != LUA_OK)
-    report(&state, status);
-  module_verify(script.module, "frontend");
-  return script;
+    report(state, status);
+  return json;
+}
+
+Script script_compile(Arena *arena, const ScriptOptions *options) {
+  ScriptState state = {
+      .arena = arena, .path = arena_intern(arena, options->path), .defines = options->defines, .reader = "compile"};
+  const char *json = run_protected(&state);
+  module_verify(state.module, "frontend");
+  return (Script){.module = state.module, .config_json = json};
+}
+
+const char *script_read_compare(Arena *arena, const char *path) {
+  ScriptState state = {.arena = arena, .path = arena_intern(arena, path), .reader = "read_compare"};
+  return run_protected(&state);
 }

@@ -18,4 +18,7 @@ typedef struct Script {
 /* A mistake in the script goes to ir_fail with its line. */
 Script script_compile(Arena *arena, const ScriptOptions *options);
 
+/* Runs a specification of moec compare; gives it, checked, as JSON (frontend/lua/moec/compare.lua). */
+const char *script_read_compare(Arena *arena, const char *path);
+
 #endif

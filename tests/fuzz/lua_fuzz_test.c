@@ -57,7 +57,7 @@ static _Noreturn void compile_script(const FuzzScript *script) {
   module_print(m, out);
   if (count_instructions(m) <= SMALL) {
     pipeline_run(m, &(PipelineOptions){0}, ledger_new(arena));
-    plan_print(plan_lower(m, false), out);
+    plan_print(plan_lower(m, PLAN_CPU, false), out);
   }
   exit(0);
 }

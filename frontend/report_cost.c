@@ -1,0 +1,249 @@
+/* Memory by kind (forecast beside what the run held) and time by phase and version. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "frontend/report_plot.h"
+
+static const char *const kinds[] = {"parameters", "gradients", "moments", "accumulators", "activations"};
+enum { KINDS = sizeof kinds / sizeof *kinds };
+
+static const char *figure_title(Report *report, const char *what, const Run *run) {
+  return vec_len(report->runs) > 1 ? arena_print(report->arena, "%s: %s", what, run->name) : what;
+}
+
+static double member(const cJSON *object, const char *name) {
+  const cJSON *value = cJSON_GetObjectItemCaseSensitive(object, name);
+  return cJSON_IsNumber(value) ? value->valuedouble : NAN;
+}
+
+/* ---------------------------------------------------------------- memory */
+
+static const char *phase_name(const cJSON *phase) {
+  const cJSON *name = cJSON_GetObjectItemCaseSensitive(phase, "name");
+  return cJSON_IsString(name) ? name->valuestring : "?";
+}
+
+/* One row per phase: name, bytes of each kind, what the transition into it holds beyond, measured; in MiB. */
+static int memory_block(Report *report, Plot *plot, const Run *run, bool *measured) {
+  const cJSON *phase;
+  Text text = {0};
+  cJSON_ArrayForEach(phase, cJSON_GetObjectItemCaseSensitive(run->forecast, "phases")) {
+    const cJSON *memory = cJSON_GetObjectItemCaseSensitive(phase, "memory");
+    const RunPhase *ran = report_phase(run, phase_name(phase));
+    text_format(&text, "%s", plot_quote(report, phase_name(phase)));
+    for (int k = 0; k < KINDS; k++)
+      text_format(&text, " %.6g", member(memory, kinds[k]) / (1 << 20));
+    text_format(&text, " %.6g", fmax(0, member(memory, "entry") - member(memory, "total")) / (1 << 20));
+    if (ran && isfinite(ran->memory))
+      text_format(&text, " %.6g\n", ran->memory / (1 << 20));
+    else
+      text_format(&text, " NaN\n");
+    *measured = *measured || (ran && isfinite(ran->memory));
+  }
+  int block = text.size ? plot_block(plot, text.data) : -1;
+  text_free(&text);
+  return block;
+}
+
+static const char *memory_summary(Report *report, const Run *run) {
+  const RunPhase *most = NULL;
+  for (uint32_t i = 0; i < vec_len(run->phases); i++)
+    if (isfinite(run->phases[i].memory) && (!most || run->phases[i].memory > most->memory))
+      most = &run->phases[i];
+  const char *forecast = html_bytes(report->arena, member(run->forecast, "peak_bytes"));
+  if (!most)
+    return arena_print(report->arena, "Forecast peak %s; the run recorded no peak.", forecast);
+  return arena_print(report->arena, "Most held: %s in phase %s; forecast peak %s.",
+                     html_bytes(report->arena, most->memory), most->name, forecast);
+}
+
+static void memory_figure(Report *report, const Run *run) {
+  const char *id = arena_print(report->arena, "figure-memory-%d", run->index + 1);
+  const char *title = figure_title(report, "Memory by kind", run);
+  Plot plot = plot_begin(report, id);
+  bool measured = false;
+  int block = memory_block(report, &plot, run, &measured);
+  if (block < 0) {
+    html_missing(report, id, title,
+                 "no trainer of this model was found, and its forecast is in the trainer (--trainer=FILE).");
+    return;
+  }
+  text_format(&plot.script,
+              "set style data histograms\nset style histogram rowstacked\nset style fill solid 0.9 noborder\n"
+              "set boxwidth 0.5\nset ylabel 'memory (MiB)'\nset yrange [0:*]\nset xtics noenhanced\n"
+              "set key outside right top invert\nplot ");
+  for (int k = 0; k < KINDS; k++)
+    text_format(&plot.script, "$d%d using %d:xtic(1) title '%s' lc rgb '%s', ", block, k + 2, kinds[k], plot_color(k));
+  text_format(&plot.script, "$d%d using %d title 'transition into it' lc rgb '#9096a0'", block, KINDS + 2);
+  if (measured)
+    text_format(&plot.script, ", $d%d using 0:%d with points pt 13 ps 1.1 lc rgb 'black' title 'measured'", block,
+                KINDS + 3);
+  text_format(&plot.script, "\n");
+  plot_end(&plot, 340, title, memory_summary(report, run),
+           "Bars: forecast, per phase; the activation arena is shared by all phases. Diamonds: the most that the run "
+           "held in arenas during the phase, known when it ends.");
+}
+
+/* ---------------------------------------------------------------- time */
+
+static int compare_numbers(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+/* Milliseconds of the phase's updates, ascending; `version` NULL: of all. */
+static double *milliseconds(Report *report, const Run *run, const char *phase, const char *version) {
+  double *times = NULL;
+  for (uint32_t i = 0; i < vec_len(run->updates); i++) {
+    const Update *u = &run->updates[i];
+    if (u->phase == phase && (!version || u->version == version) && isfinite(u->seconds))
+      vec_push(report->arena, times, 1e3 * u->seconds);
+  }
+  if (times)
+    qsort(times, vec_len(times), sizeof *times, compare_numbers);
+  return times;
+}
+
+static double quantile(const double *sorted, double share) {
+  return vec_len(sorted) ? sorted[(uint32_t)(share * (vec_len(sorted) - 1) + 0.5)] : NAN;
+}
+
+/* Names of the phases of all runs, in the order of first use. */
+static const char **all_phases(Report *report) {
+  const char **names = NULL;
+  for (uint32_t i = 0; i < vec_len(report->runs); i++)
+    for (uint32_t p = 0; p < vec_len(report->runs[i].phases); p++) {
+      bool known = false;
+      for (uint32_t k = 0; k < vec_len(names); k++)
+        known = known || names[k] == report->runs[i].phases[p].name;
+      if (!known)
+        vec_push(report->arena, names, report->runs[i].phases[p].name);
+    }
+  return names;
+}
+
+static void rate_panel(Plot *plot) {
+  Report *report = plot->report;
+  const char *separator = "plot ";
+  text_format(&plot->script, "set xlabel 'update'\nset ylabel 'speed (tokens/s)'\nset format y '%%.1s%%c'\n"
+                             "set yrange [0:*]\n");
+  for (uint32_t i = 0; i < vec_len(report->runs); i++) {
+    const Run *run = &report->runs[i];
+    double *x = NULL, *y = NULL;
+    for (uint32_t k = 0; k < vec_len(run->updates); k++) {
+      vec_push(report->arena, x, run->updates[k].step);
+      vec_push(report->arena, y, run->updates[k].tokens_per_s);
+    }
+    int block = plot_series(plot, x, y, vec_len(x));
+    if (block < 0)
+      continue;
+    text_format(&plot->script, "%s$d%d using 1:2 with lines lw 1.1 lc rgb '%s' notitle", separator, block,
+                plot_color((int)i));
+    separator = ", ";
+  }
+  text_format(&plot->script, "\n");
+}
+
+static void phase_panel(Plot *plot, const char **phases) {
+  Report *report = plot->report;
+  uint32_t runs = vec_len(report->runs);
+  const char *separator = "plot ";
+  text_format(&plot->script,
+              "unset arrow\nunset label\nset format y '%%g'\nset xlabel 'phase'\n"
+              "set ylabel 'time of an update (ms)'\nset xrange [-0.5:%u.5]\nset xtics noenhanced (",
+              vec_len(phases) - 1);
+  for (uint32_t p = 0; p < vec_len(phases); p++)
+    text_format(&plot->script, "%s%s %u", p ? ", " : "", plot_quote(report, phases[p]), p);
+  text_format(&plot->script, ")\nset boxwidth %.3g\nset style fill solid 0.85 noborder\n", 0.7 / runs);
+  for (uint32_t i = 0; i < runs; i++) {
+    Text text = {0};
+    for (uint32_t p = 0; p < vec_len(phases); p++) {
+      double *times = milliseconds(report, &report->runs[i], phases[p], NULL);
+      if (times)
+        text_format(&text, "%.6g %.6g %.6g %.6g\n", p + 0.7 * ((i + 0.5) / runs - 0.5), quantile(times, 0.5),
+                    quantile(times, 0.25), quantile(times, 0.75));
+    }
+    if (text.size) {
+      int block = plot_block(plot, text.data);
+      text_format(&plot->script, "%s$d%d using 1:2 with boxes lc rgb '%s' ", separator, block, plot_color((int)i));
+      text_format(&plot->script, runs > 1 ? "title %s" : "notitle", plot_quote(report, report->runs[i].name));
+      text_format(&plot->script, ", $d%d using 1:2:3:4 with yerrorbars pt 0 lc rgb 'black' notitle", block);
+      separator = ", ";
+    }
+    text_free(&text);
+  }
+  text_format(&plot->script, "\n");
+}
+
+static bool any_time(Report *report, const char **phases) {
+  for (uint32_t i = 0; i < vec_len(report->runs); i++)
+    for (uint32_t p = 0; p < vec_len(phases); p++)
+      if (milliseconds(report, &report->runs[i], phases[p], NULL))
+        return true;
+  return false;
+}
+
+static void time_figure(Report *report) {
+  const char *title = "Time of an update", **phases = all_phases(report);
+  if (!any_time(report, phases)) {
+    html_missing(report, "figure-time", title, "metrics.jsonl has no \"tokens_per_s\".");
+    return;
+  }
+  Plot plot = plot_begin(report, "figure-time");
+  plot_panels(&plot, 1, 2);
+  if (vec_len(report->runs) == 1)
+    plot_phases(&plot, &report->runs[0], false);
+  rate_panel(&plot);
+  phase_panel(&plot, phases);
+  const RunPhase *last = &vec_last(report->runs[0].phases);
+  plot_end(&plot, 330, title,
+           arena_print(report->arena, "Phase %s of %s: %.4g ms per update (median).", last->name, report->runs[0].name,
+                       quantile(milliseconds(report, &report->runs[0], last->name, NULL), 0.5)),
+           "Boxes are medians, bars reach from the lower to the upper quartile.");
+}
+
+static const char **versions_of(Report *report, const Run *run, const char *phase) {
+  const char **versions = NULL;
+  for (uint32_t i = 0; i < vec_len(run->updates); i++) {
+    bool known = run->updates[i].phase != phase;
+    for (uint32_t k = 0; k < vec_len(versions); k++)
+      known = known || versions[k] == run->updates[i].version;
+    if (!known)
+      vec_push(report->arena, versions, run->updates[i].version);
+  }
+  return versions;
+}
+
+static void time_rows(Report *report, const Run *run, const RunPhase *phase) {
+  const char **versions = versions_of(report, run, phase->name);
+  for (uint32_t v = 0; v < vec_len(versions); v++) {
+    double *times = milliseconds(report, run, phase->name, versions[v]);
+    if (!times)
+      continue;
+    text_format(&report->page, "<tr><td>");
+    html_text(&report->page, run->name);
+    text_format(&report->page, "</td><td>");
+    html_text(&report->page, phase->name);
+    text_format(&report->page, "</td><td>");
+    html_text(&report->page, versions[v] ? versions[v] : "-");
+    text_format(&report->page,
+                "</td><td class=\"n\">%u</td><td class=\"n\">%.4g ms</td><td class=\"n\">%.4g to %.4g ms</td></tr>\n",
+                vec_len(times), quantile(times, 0.5), quantile(times, 0.25), quantile(times, 0.75));
+  }
+}
+
+void report_cost(Report *report) {
+  html_section(report, "cost", "Memory and time");
+  for (uint32_t i = 0; i < vec_len(report->runs); i++)
+    memory_figure(report, &report->runs[i]);
+  time_figure(report);
+  text_format(&report->page,
+              "<div class=\"scroll\"><table id=\"table-time\"><tr><th>Run</th><th>Phase</th><th>Version</th>"
+              "<th class=\"n\">Updates</th><th class=\"n\">Median time</th><th class=\"n\">Quartiles</th></tr>\n");
+  for (uint32_t i = 0; i < vec_len(report->runs); i++)
+    for (uint32_t p = 0; p < vec_len(report->runs[i].phases); p++)
+      time_rows(report, &report->runs[i], &report->runs[i].phases[p]);
+  text_format(&report->page, "</table></div>\n");
+  html_end_section(report);
+}
