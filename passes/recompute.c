@@ -195,10 +195,6 @@ typedef struct Copier {
   uint32_t *waiting; /* arena vector: old instructions that wait */
 } Copier;
 
-static bool is_heavy(const Func *f, const Inst *inst) {
-  return !recompute_is_free(inst) && (inst->op == OP_matmul || !row_op(f, inst));
-}
-
 /* Views of what is kept need no copy. */
 static bool is_copied(const Copier *c, ValueId v) {
   if (c->choice->fate[v] != FATE_AGAIN)
@@ -232,7 +228,7 @@ static void write_copy(Copier *c, uint32_t index) {
     c->stretch[old] = c->now;
   }
   vec_push(c->forward->arena, f->insts, inst);
-  c->now += is_heavy(&c->rewrite.old, &inst);
+  c->now += recompute_is_heavy(&c->rewrite.old, &inst);
 }
 
 /* What the backward part reads for an old value: the value itself, or a copy of it, made now if need be. */
@@ -240,7 +236,7 @@ static ValueId write_operand(Copier *c, ValueId old) {
   if (!is_copied(c, old))
     return rewrite_value(&c->rewrite, old);
   const uint32_t index = c->rewrite.old.values[old].inst;
-  const bool heavy = is_heavy(&c->rewrite.old, &c->rewrite.old.insts[index]);
+  const bool heavy = recompute_is_heavy(&c->rewrite.old, &c->rewrite.old.insts[index]);
   if (c->copy[old] == NO_VALUE || (!heavy && c->stretch[old] != c->now))
     write_copy(c, index);
   return c->copy[old];
@@ -271,34 +267,20 @@ static void write_waiting(Copier *c) {
 
 static bool has_to_wait(const Copier *c, uint32_t index) {
   const Inst *inst = &c->rewrite.old.insts[index];
-  bool waits = is_heavy(&c->rewrite.old, inst) && vec_len(c->waiting) > 0; /* or it would part copy and reader */
+  bool waits =
+      recompute_is_heavy(&c->rewrite.old, inst) && vec_len(c->waiting) > 0; /* or it would part copy and reader */
   for (int k = 0; k < inst->input_count; k++) {
     const Value *value = &c->rewrite.old.values[inst->input[k]];
-    waits |= is_heavy(&c->rewrite.old, inst) && is_copied(c, inst->input[k]);
+    waits |= recompute_is_heavy(&c->rewrite.old, inst) && is_copied(c, inst->input[k]);
     waits |= value->kind == VALUE_RESULT && c->rewrite.map[inst->input[k]] == NO_VALUE; /* a view of what waits */
   }
   return c->leaf[index] && waits;
 }
 
-static bool *find_leaves(const Func *f, Arena *arena) {
-  const uint32_t count = vec_len(f->insts);
-  bool *leaf = arena_alloc(arena, count + 1), *needed = arena_alloc(arena, vec_len(f->values) + 1);
-  for (uint32_t i = count; i-- > 0;) {
-    const Inst *inst = &f->insts[i];
-    leaf[i] = true;
-    for (int k = 0; k < inst->output_count; k++)
-      leaf[i] &= !needed[inst->output[k]];
-    const bool view = op_info[inst->op].flags & FLAG_VIEW;
-    for (int k = 0; k < inst->input_count; k++)
-      needed[inst->input[k]] |= !(view && leaf[i]);
-  }
-  return leaf;
-}
-
 static void write_func(const Forward *forward, const Choice *choice) {
   Func *f = forward->f;
   const uint32_t values = vec_len(f->values);
-  Copier c = {.forward = forward, .choice = choice, .leaf = find_leaves(f, forward->arena)};
+  Copier c = {.forward = forward, .choice = choice, .leaf = recompute_leaves(f, forward->arena)};
   c.copy = arena_alloc(forward->arena, (values + 1) * sizeof *c.copy);
   c.stretch = arena_alloc(forward->arena, (values + 1) * sizeof *c.stretch);
   for (ValueId v = 0; v < values; v++)
@@ -311,7 +293,7 @@ static void write_func(const Forward *forward, const Choice *choice) {
     } else if (has_to_wait(&c, i)) {
       vec_push(forward->arena, c.waiting, i);
     } else {
-      const bool ends_stretch = is_heavy(&c.rewrite.old, inst) && !c.leaf[i];
+      const bool ends_stretch = recompute_is_heavy(&c.rewrite.old, inst) && !c.leaf[i];
       if (ends_stretch)
         write_waiting(&c);
       write_backward(&c, i);

@@ -32,17 +32,22 @@ typedef struct Forward {
 
 typedef struct Choice {
   Fate *fate;                 /* by ValueId */
+  uint32_t *times;            /* by ValueId: how often it runs again; 0: not */
   double kept, released;      /* bytes kept for the backward part; bytes it reads or read of values that run again */
-  double flops, microseconds; /* of what runs again */
+  double flops, microseconds; /* of what runs again, as often as it does */
 } Choice;
 
 /* False: a function that has no two parts: neither gradients nor the norm of an update. */
 bool recompute_forward(Func *f, Forward *forward);
-/* The cheapest choice: the sum of the bytes kept and of the price of what runs again is the least there is. */
+/* The cheapest choice found: the sum of the bytes kept and of the price of what runs again. */
 Choice recompute_choose(const Forward *forward, const Policy *policy);
 
 /* Whether it is a matrix product or what else a policy with products may run again. */
 bool recompute_is_product(const Inst *inst);
+/* What ends a stretch of row kernels in the backward part: copies of row ops serve one stretch (recompute.c). */
+bool recompute_is_heavy(const Func *f, const Inst *inst);
+/* By backward instruction: only results, or views that are results, read what it makes. */
+bool *recompute_leaves(const Func *f, Arena *arena);
 /* Constants and views cost nothing, wherever they stand. */
 bool recompute_is_free(const Inst *inst);
 /* Floating point operations and microseconds of one more run of the instruction that makes v. */

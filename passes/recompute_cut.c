@@ -3,7 +3,7 @@
  * The choice is a minimum cut. Every forward value v is two nodes, in(v) and out(v); what ends on the sink's side is
  * needed behind the loss. The edges are
  *
- *   source -> in(v)    the price of running v's instruction again; unlimited where it must not
+ *   source -> in(v)    the price of running v's instruction again, as often as it will; unlimited where it must not
  *   in(v)  -> out(v)   the bytes of keeping v
  *   out(u) -> in(v)    unlimited, for every operand u of v: who runs v again needs u
  *   out(v) -> sink     unlimited, where the backward part reads v
@@ -35,6 +35,10 @@ bool recompute_is_free(const Inst *inst) {
 
 static bool is_row_op(const Func *f, const Inst *inst) {
   return inst->op != OP_matmul && row_op(f, inst);
+}
+
+bool recompute_is_heavy(const Func *f, const Inst *inst) {
+  return !recompute_is_free(inst) && !is_row_op(f, inst);
 }
 
 static const Inst *maker(const Func *f, ValueId v) {
@@ -288,11 +292,65 @@ bool recompute_forward(Func *f, Forward *forward) {
   return true;
 }
 
+/* ---------------------------------------------------------------- how often */
+
+bool *recompute_leaves(const Func *f, Arena *arena) {
+  const uint32_t count = vec_len(f->insts);
+  bool *leaf = arena_alloc(arena, count + 1), *needed = arena_alloc(arena, vec_len(f->values) + 1);
+  for (uint32_t i = count; i-- > 0;) {
+    const Inst *inst = &f->insts[i];
+    leaf[i] = true;
+    for (int k = 0; k < inst->output_count; k++)
+      leaf[i] &= !needed[inst->output[k]];
+    const bool view = op_info[inst->op].flags & FLAG_VIEW;
+    for (int k = 0; k < inst->input_count; k++)
+      needed[inst->input[k]] |= !(view && leaf[i]);
+  }
+  return leaf;
+}
+
+/* A run through the backward part as recompute.c writes it: which copies it makes, in which stretch. */
+typedef struct Walk {
+  const Forward *forward;
+  Choice *choice;
+  uint32_t *stretch; /* by ValueId: the stretch of its latest copy, from 1; 0: none */
+  uint32_t now;
+} Walk;
+
+static void walk_operand(Walk *w, ValueId v) {
+  const Func *f = w->forward->f;
+  if (!is_computed(w->forward, v) || w->choice->fate[v] != FATE_AGAIN)
+    return;
+  const Inst *inst = maker(f, v);
+  const bool heavy = recompute_is_heavy(f, inst);
+  if (w->stretch[v] == w->now || (heavy && w->stretch[v] != 0))
+    return;
+  for (int k = 0; k < inst->input_count; k++)
+    walk_operand(w, inst->input[k]);
+  for (int k = 0; k < inst->output_count; k++) {
+    w->stretch[inst->output[k]] = w->now;
+    w->choice->times[inst->output[k]]++;
+  }
+  w->now += heavy;
+}
+
+static void count_times(const Forward *forward, Choice *choice, const bool *leaf) {
+  const Func *f = forward->f;
+  Walk w = {.forward = forward, .choice = choice, .now = 1};
+  w.stretch = arena_alloc(forward->arena, (vec_len(f->values) + 1) * sizeof *w.stretch);
+  for (uint32_t i = forward->count; i < vec_len(f->insts); i++) {
+    for (int k = 0; k < f->insts[i].input_count; k++)
+      walk_operand(&w, f->insts[i].input[k]);
+    w.now += recompute_is_heavy(f, &f->insts[i]) && !leaf[i];
+  }
+}
+
 /* ---------------------------------------------------------------- the cut */
 
 enum {
   UNITS = 16,  /* capacities count sixteenths of a byte */
   LEAST = 256, /* bytes that one more instruction must free: a few numbers are not worth it */
+  MOST_CUTS = 8,
 };
 
 static int64_t capacity(double bytes) {
@@ -310,7 +368,7 @@ static bool may_run(const Forward *forward, const Policy *policy, ValueId v) {
   return !recompute_is_product(inst) || (policy->products && !forward->last[v]);
 }
 
-/* What running v again costs, in bytes. */
+/* What running v again once costs, in bytes. */
 static double price_of(const Forward *forward, const Policy *policy, ValueId v) {
   const Value *value = &forward->f->values[v];
   if (recompute_is_free(&forward->f->insts[value->inst]))
@@ -319,11 +377,12 @@ static double price_of(const Forward *forward, const Policy *policy, ValueId v) 
   return LEAST + policy->price * grade * recompute_time(forward, v);
 }
 
-static void add_value(Flow *flow, const Forward *forward, const Policy *policy, const bool *result, ValueId v) {
+static void add_value(Flow *flow, const Forward *forward, const Policy *policy, const bool *result, uint32_t times,
+                      ValueId v) {
   const Inst *inst = maker(forward->f, v);
   const uint32_t in = 2 * v, out = 2 * v + 1;
   const bool runs = may_run(forward, policy, v), view = op_info[inst->op].flags & FLAG_VIEW;
-  flow_edge(flow, flow->source, in, runs ? capacity(price_of(forward, policy, v)) : FLOW_UNLIMITED);
+  flow_edge(flow, flow->source, in, runs ? capacity(times * price_of(forward, policy, v)) : FLOW_UNLIMITED);
   /* a view is not kept, what it views is; a result is kept anyway */
   flow_edge(flow, in, out, view ? FLOW_UNLIMITED : result[v] ? 0 : capacity(recompute_bytes(forward->f, v)));
   if (forward->read[v])
@@ -333,30 +392,68 @@ static void add_value(Flow *flow, const Forward *forward, const Policy *policy, 
       flow_edge(flow, 2 * inst->input[k] + 1, in, FLOW_UNLIMITED);
 }
 
-Choice recompute_choose(const Forward *forward, const Policy *policy) {
-  const Func *f = forward->f;
-  const uint32_t values = vec_len(f->values);
-  bool *result = arena_alloc(forward->arena, values + 1);
-  for (uint32_t i = 0; i < vec_len(f->results); i++)
-    result[f->results[i].value] = true;
+/* The cheapest choice if every value ran again `times` times. */
+static Choice choose_at(const Forward *forward, const Policy *policy, const bool *result, const uint32_t *times) {
+  const uint32_t values = vec_len(forward->f->values);
   Flow flow = flow_new(forward->arena, 2 * values + 2, 2 * values, 2 * values + 1);
   for (ValueId v = 0; v < values; v++)
     if (is_computed(forward, v))
-      add_value(&flow, forward, policy, result, v);
+      add_value(&flow, forward, policy, result, times[v], v);
   const bool *behind = flow_cut(&flow);
-  Choice choice = {.fate = arena_alloc(forward->arena, (values + 1) * sizeof *choice.fate)};
-  for (ValueId v = 0; v < values; v++) {
-    if (!is_computed(forward, v) || !behind[2 * v + 1])
-      continue;
-    choice.fate[v] = behind[2 * v] ? FATE_AGAIN : FATE_KEPT;
-    const bool view = op_info[maker(f, v)->op].flags & FLAG_VIEW;
-    if (choice.fate[v] == FATE_KEPT) {
-      choice.kept += recompute_bytes(f, v);
-    } else if (!view) {
-      choice.flops += recompute_flops(forward, v);
-      choice.microseconds += recompute_time(forward, v);
-      choice.released += forward->read[v] ? recompute_bytes(f, v) : 0;
+  Choice choice = {.fate = arena_alloc(forward->arena, (values + 1) * sizeof *choice.fate),
+                   .times = arena_alloc(forward->arena, (values + 1) * sizeof *choice.times)};
+  for (ValueId v = 0; v < values; v++)
+    if (is_computed(forward, v) && behind[2 * v + 1])
+      choice.fate[v] = behind[2 * v] ? FATE_AGAIN : FATE_KEPT;
+  return choice;
+}
+
+/* Sums up a choice whose times are counted; its price in bytes. */
+static double sum_up(const Forward *forward, const Policy *policy, const bool *result, Choice *choice) {
+  double price = 0;
+  for (ValueId v = 0; v < vec_len(forward->f->values); v++) {
+    if (choice->fate[v] == FATE_KEPT) {
+      choice->kept += recompute_bytes(forward->f, v);
+      price += result[v] ? 0 : recompute_bytes(forward->f, v);
+    } else if (choice->fate[v] == FATE_AGAIN && !(op_info[maker(forward->f, v)->op].flags & FLAG_VIEW)) {
+      choice->flops += choice->times[v] * recompute_flops(forward, v);
+      choice->microseconds += choice->times[v] * recompute_time(forward, v);
+      choice->released += forward->read[v] ? recompute_bytes(forward->f, v) : 0;
+      price += choice->times[v] * price_of(forward, policy, v);
     }
   }
-  return choice;
+  return price;
+}
+
+/* How often a value runs again follows from the choice, and the choice from that: the first cut takes it to be once,
+ * each further one the most that a choice before it came to, and the cheapest of them stands. */
+Choice recompute_choose(const Forward *forward, const Policy *policy) {
+  const Func *f = forward->f;
+  const uint32_t values = vec_len(f->values);
+  const bool *leaf = recompute_leaves(f, forward->arena);
+  bool *result = arena_alloc(forward->arena, values + 1);
+  uint32_t *times = arena_alloc(forward->arena, (values + 1) * sizeof *times);
+  for (uint32_t i = 0; i < vec_len(f->results); i++)
+    result[f->results[i].value] = true;
+  for (ValueId v = 0; v < values; v++)
+    times[v] = 1;
+  Choice best = {0};
+  double least = INFINITY;
+  bool more = true;
+  for (int cut = 0; cut < MOST_CUTS && more; cut++) {
+    Choice choice = choose_at(forward, policy, result, times);
+    count_times(forward, &choice, leaf);
+    const double price = sum_up(forward, policy, result, &choice);
+    if (price < least) {
+      least = price;
+      best = choice;
+    }
+    more = false;
+    for (ValueId v = 0; v < values; v++)
+      if (choice.times[v] > times[v]) {
+        times[v] = choice.times[v];
+        more = true;
+      }
+  }
+  return best;
 }
