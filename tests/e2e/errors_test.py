@@ -250,9 +250,8 @@ def test_damaged_trainer(t):
     whole, broken = read(t.trainer), t.path("broken_trainer")
     offset, length = struct.unpack("<QQ", whole[-24:-8])
     spots = [len(whole) - 8, len(whole) - 20, offset + 3]
-    for line in whole[offset:offset + length].decode().splitlines():
-        _, begin, size = line.split()
-        spots.append(int(begin) + int(size) // 2)
+    sections = [tuple(map(int, line.split()[1:])) for line in whole[offset:offset + length].decode().splitlines()]
+    spots += [begin + size // 2 for begin, size in sections]
     for at in spots:
         write(broken, whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1:])
         os.chmod(broken, 0o755)
@@ -260,7 +259,8 @@ def test_damaged_trainer(t):
     out = t.path("broken_run")
     run(broken, "train", "--data", t.data, "--out", out, code=1, says="damaged")
     assert not os.path.exists(out)
-    for end in (len(whole) - 1, offset, offset // 2):
+    program = min(begin for begin, _ in sections)  # a shorter file is no program at all
+    for end in (len(whole) - 1, offset, (program + offset) // 2):
         write(broken, whole[:end])
         run(broken, "info", code=1, says="its end was cut off")
 
