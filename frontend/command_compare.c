@@ -34,7 +34,7 @@ static void print_help(void) {
        "  --data=DIR         other data than the specification's\n"
        "  --device=cpu|cuda  where to train\n"
        "  --dry-run          only lists what would run, with its forecast FLOPs and time\n"
-       "  --rate=X           FLOPs per second, for the times of --dry-run");
+       "  --rate=X           FLOPs per second, for the times of --dry-run (default: that of what is finished)");
 }
 
 static CompareOptions read_options(int argc, char **argv) {
@@ -98,6 +98,13 @@ static void plan_jobs(Compare *c, bool all) {
   }
 }
 
+static void report_unchosen(const Compare *c) {
+  for (uint32_t i = 0; i < vec_len(c->settings); i++)
+    if (c->settings[i].searched && !c->settings[i].chosen)
+      fprintf(stderr, "moec compare: %s/%s: no value of %s could be trained\n", c->settings[i].run->name,
+              c->settings[i].label, c->spec.search.key);
+}
+
 /* For every setting the value whose final perplexity on valid is the least. */
 static void choose_values(Compare *c) {
   for (uint32_t i = 0; i < vec_len(c->settings); i++) {
@@ -110,9 +117,6 @@ static void choose_values(Compare *c) {
       best = o.valid;
       c->settings[i].chosen = job->tried;
     }
-    if (c->settings[i].searched && !c->settings[i].chosen)
-      fprintf(stderr, "moec compare: %s/%s: no value of %s could be trained\n", c->settings[i].run->name,
-              c->settings[i].label, c->spec.search.key);
   }
 }
 
@@ -126,6 +130,19 @@ static bool any_failed(const Compare *c) {
 }
 
 /* ---------------------------------------------------------------- what would run */
+
+/* FLOPs per second of what is finished; 0: nothing is. */
+static double measured_rate(Compare *c) {
+  double flops = 0, seconds = 0;
+  Job *groups[] = {c->searches, c->jobs};
+  for (int g = 0; g < 2; g++)
+    for (uint32_t i = 0; i < vec_len(groups[g]); i++) {
+      Outcome o = compare_outcome(c->arena, &groups[g][i]);
+      flops += o.done ? o.flops : 0;
+      seconds += o.done ? o.seconds : 0;
+    }
+  return seconds > 0 ? flops / seconds : 0;
+}
 
 static void list_job(const Compare *c, const Job *job, double rate) {
   bool done = file_exists(arena_print(c->arena, "%s/done.json", job->directory));
@@ -152,7 +169,7 @@ static void list_jobs(Compare *c, double rate) {
   if (rate > 0)
     printf(", %.2f hours at %.4g FLOPs/s", total / rate / 3600 / (double)c->spec.parallel, rate);
   else
-    printf("; --rate=X (FLOPs per second) gives the time");
+    printf("; --rate=X (FLOPs per second) gives the time, and so does the first finished training");
   putchar('\n');
 }
 
@@ -190,13 +207,15 @@ int command_compare(int argc, char **argv) {
   compare_make_settings(&c);
   plan_searches(&c);
   if (options.dry_run) {
+    choose_values(&c);
     plan_jobs(&c, true);
-    list_jobs(&c, options.rate);
+    list_jobs(&c, options.rate > 0 ? options.rate : measured_rate(&c));
     return 0;
   }
   lock_directory(&c);
   compare_run(&c, c.searches);
   choose_values(&c);
+  report_unchosen(&c);
   plan_jobs(&c, false);
   compare_run(&c, c.jobs);
   compare_table(&c);

@@ -23,7 +23,9 @@ static const char style[] =
     "border-radius:6px}\n"
     "figure svg{display:block;width:100%;height:auto}\n"
     "figcaption,.note{color:var(--soft);font-size:.9rem}.missing p{margin:0;color:var(--soft)}\n"
-    "[stroke=\"black\"]{stroke:var(--ink)}[fill=\"black\"]{fill:var(--ink)}[color=\"black\"]{color:var(--ink)}\n"
+    "[stroke=\"black\"],[stroke^=\"rgb(  0,   0,   "
+    "0\"]{stroke:var(--ink)}[fill=\"black\"]{fill:var(--ink)}[color=\"black\"],[color^=\"rgb(  0,   0,   "
+    "0\"]{color:var(--ink)}\n"
     ".scroll{overflow-x:auto;margin:0 0 1.4rem}table{border-collapse:collapse;font-size:.88rem;min-width:50%}\n"
     "th,td{text-align:left;vertical-align:top;padding:.25em .8em .25em 0;border-bottom:1px solid var(--line)}\n"
     "th{font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\n"
@@ -51,8 +53,12 @@ static void write_head(Report *report) {
     text_format(page, i ? ", " : "");
     html_text(page, report->runs[i].name);
   }
-  text_format(page, "</title>\n<style>\n%s</style>\n</head>\n<body>\n<h1>%u training run%s</h1>\n", style,
-              vec_len(report->runs), vec_len(report->runs) == 1 ? "" : "s");
+  text_format(page, "</title>\n<style>\n%s</style>\n</head>\n<body>\n<h1>", style);
+  if (vec_len(report->runs) == 1)
+    html_text(page, report->runs[0].name);
+  else
+    text_format(page, "%u training runs", vec_len(report->runs));
+  text_format(page, "</h1>\n");
   text_format(page, "<nav><a href=\"#summary\">Summary</a><a href=\"#curves\">Curves</a><a href=\"#routing\">"
                     "Routing</a><a href=\"#probe\">Tokens</a><a href=\"#cost\">Memory and time</a>"
                     "<a href=\"#ledger\">Decisions</a></nav>\n");

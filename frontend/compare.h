@@ -92,9 +92,10 @@ typedef struct CurvePoint {
 typedef struct Outcome {
   bool done;
   double steps, flops;
-  double valid, test; /* perplexity at the end; NAN: no such split */
-  double best;        /* of all evaluations on valid */
-  CurvePoint *curve;  /* arena vector */
+  double valid, test;     /* perplexity at the end; NAN: no such split */
+  double best;            /* of all evaluations on valid */
+  double tokens, seconds; /* of the updates */
+  CurvePoint *curve;      /* arena vector */
 } Outcome;
 
 typedef struct Compare {

@@ -286,6 +286,9 @@ static bool is_split(const cJSON *line, const char *name) {
 
 static void take_metrics(Arena *arena, Outcome *o, const cJSON *line) {
   if (!cJSON_HasObjectItem(line, "split")) {
+    double tokens = member(line, "tokens");
+    o->seconds += (tokens - o->tokens) / member(line, "tokens_per_s");
+    o->tokens = tokens;
     o->steps = member(line, "step");
     o->flops = member(line, "flops");
     return;

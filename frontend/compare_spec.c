@@ -117,6 +117,13 @@ static bool has_pair(const ConfigPair *pairs, const char *key) {
   return false;
 }
 
+static bool has_share(const Share *shares, const char *key) {
+  for (uint32_t i = 0; i < vec_len(shares); i++)
+    if (strcmp(shares[i].key, key) == 0)
+      return true;
+  return false;
+}
+
 static void set_share(Arena *arena, Share **shares, Share share) {
   for (uint32_t i = 0; i < vec_len(*shares); i++)
     if (strcmp((*shares)[i].key, share.key) == 0) {
@@ -189,7 +196,7 @@ static void make_run_settings(Compare *c, const CompareRun *run, const cJSON *co
             run->name, run->model);
   Setting base = {.run = run, .label = ""};
   for (uint32_t i = 0; i < vec_len(spec->config); i++)
-    if (has_key(config, spec->config[i].key))
+    if (has_key(config, spec->config[i].key) && !has_share(run->shares, spec->config[i].key))
       set_pair(c->arena, &base.config, spec->config[i].key, spec->config[i].value);
   for (uint32_t i = 0; i < vec_len(run->config); i++)
     set_pair(c->arena, &base.config, run->config[i].key, run->config[i].value);
@@ -197,8 +204,9 @@ static void make_run_settings(Compare *c, const CompareRun *run, const cJSON *co
     if (has_key(config, spec->shares[i].key) && !has_pair(run->config, spec->shares[i].key))
       set_share(c->arena, &base.shares, spec->shares[i]);
   for (uint32_t i = 0; i < vec_len(run->shares); i++)
-    set_share(c->arena, &base.shares, run->shares[i]);
-  base.searched = spec->search.key && has_key(config, spec->search.key);
+    if (!has_pair(run->config, run->shares[i].key))
+      set_share(c->arena, &base.shares, run->shares[i]);
+  base.searched = spec->search.key && has_key(config, spec->search.key) && !has_pair(run->config, spec->search.key);
   add_settings(c, config, base, 0);
 }
 
@@ -238,8 +246,13 @@ static ConfigPair *config_at(Compare *c, const Setting *setting, const char *tri
     vec_push(c->arena, config, setting->config[i]);
   set_pair(c->arena, &config, "steps", arena_print(c->arena, "%lld", (long long)steps));
   for (uint32_t i = 0; i < vec_len(setting->shares); i++) {
-    long long share = llround(setting->shares[i].value * (double)steps);
-    set_pair(c->arena, &config, setting->shares[i].key, arena_print(c->arena, "%lld", share < 1 ? 1 : share));
+    if (has_pair(setting->config, setting->shares[i].key))
+      continue; /* swept, or set for all */
+    double share = setting->shares[i].value;
+    long long length = llround(share * (double)steps);
+    if (share > 0 && length < 1)
+      length = 1; /* short, but there: a phase of no steps is another schedule */
+    set_pair(c->arena, &config, setting->shares[i].key, arena_print(c->arena, "%lld", length));
   }
   if (tried)
     set_pair(c->arena, &config, c->spec.search.key, tried);

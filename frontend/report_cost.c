@@ -24,24 +24,28 @@ static const char *phase_name(const cJSON *phase) {
   return cJSON_IsString(name) ? name->valuestring : "?";
 }
 
-/* One row per phase: name, bytes of each kind, what the transition into it holds beyond, measured; in MiB. */
-static int memory_block(Report *report, Plot *plot, const Run *run, bool *measured) {
+/* One row per phase: bytes of each kind, what the transition into it holds beyond, measured; in MiB. */
+static int memory_block(Plot *plot, const Run *run, bool *measured) {
   const cJSON *phase;
   Text text = {0};
+  int rows = 0;
   cJSON_ArrayForEach(phase, cJSON_GetObjectItemCaseSensitive(run->forecast, "phases")) {
     const cJSON *memory = cJSON_GetObjectItemCaseSensitive(phase, "memory");
     const RunPhase *ran = report_phase(run, phase_name(phase));
-    text_format(&text, "%s", plot_quote(report, phase_name(phase)));
+    text_format(&plot->script, "%s%s %d", rows ? ", " : "set xtics noenhanced (",
+                plot_quote(plot->report, phase_name(phase)), rows);
+    rows++;
     for (int k = 0; k < KINDS; k++)
-      text_format(&text, " %.6g", member(memory, kinds[k]) / (1 << 20));
-    text_format(&text, " %.6g", fmax(0, member(memory, "entry") - member(memory, "total")) / (1 << 20));
+      text_format(&text, "%.6g ", member(memory, kinds[k]) / (1 << 20));
+    text_format(&text, "%.6g", fmax(0, member(memory, "entry") - member(memory, "total")) / (1 << 20));
     if (ran && isfinite(ran->memory))
       text_format(&text, " %.6g\n", ran->memory / (1 << 20));
     else
       text_format(&text, " NaN\n");
     *measured = *measured || (ran && isfinite(ran->memory));
   }
-  int block = text.size ? plot_block(plot, text.data) : -1;
+  int block = rows ? plot_block(plot, text.data) : -1;
+  text_format(&plot->script, rows ? ")\n" : "");
   text_free(&text);
   return block;
 }
@@ -63,7 +67,7 @@ static void memory_figure(Report *report, const Run *run) {
   const char *title = figure_title(report, "Memory by kind", run);
   Plot plot = plot_begin(report, id);
   bool measured = false;
-  int block = memory_block(report, &plot, run, &measured);
+  int block = memory_block(&plot, run, &measured);
   if (block < 0) {
     html_missing(report, id, title,
                  "no trainer of this model was found, and its forecast is in the trainer (--trainer=FILE).");
@@ -71,14 +75,14 @@ static void memory_figure(Report *report, const Run *run) {
   }
   text_format(&plot.script,
               "set style data histograms\nset style histogram rowstacked\nset style fill solid 0.9 noborder\n"
-              "set boxwidth 0.5\nset ylabel 'memory (MiB)'\nset yrange [0:*]\nset xtics noenhanced\n"
+              "set boxwidth 0.5\nset ylabel 'memory (MiB)'\nset yrange [0:*]\n"
               "set key outside right top invert\nplot ");
   for (int k = 0; k < KINDS; k++)
-    text_format(&plot.script, "$d%d using %d:xtic(1) title '%s' lc rgb '%s', ", block, k + 2, kinds[k], plot_color(k));
-  text_format(&plot.script, "$d%d using %d title 'transition into it' lc rgb '#9096a0'", block, KINDS + 2);
+    text_format(&plot.script, "$d%d using %d title '%s' lc rgb '%s', ", block, k + 1, kinds[k], plot_color(k));
+  text_format(&plot.script, "$d%d using %d title 'transition into it' lc rgb '#9096a0'", block, KINDS + 1);
   if (measured)
     text_format(&plot.script, ", $d%d using 0:%d with points pt 13 ps 1.1 lc rgb 'black' title 'measured'", block,
-                KINDS + 3);
+                KINDS + 2);
   text_format(&plot.script, "\n");
   plot_end(&plot, 340, title, memory_summary(report, run),
            "Bars: forecast, per phase; the activation arena is shared by all phases. Diamonds: the most that the run "
@@ -167,8 +171,10 @@ static void phase_panel(Plot *plot, const char **phases) {
     if (text.size) {
       int block = plot_block(plot, text.data);
       text_format(&plot->script, "%s$d%d using 1:2 with boxes lc rgb '%s' ", separator, block, plot_color((int)i));
-      text_format(&plot->script, runs > 1 ? "title %s" : "notitle", plot_quote(report, report->runs[i].name));
-      text_format(&plot->script, ", $d%d using 1:2:3:4 with yerrorbars pt 0 lc rgb 'black' notitle", block);
+      text_format(&plot->script, plot_has_key(report) ? "title %s" : "notitle",
+                  plot_quote(report, report->runs[i].name));
+      text_format(&plot->script, ", $d%d using 1:3:(0):($4-$3) with vectors nohead lw 1.4 lc rgb 'black' notitle",
+                  block);
       separator = ", ";
     }
     text_free(&text);
@@ -235,6 +241,7 @@ static void time_rows(Report *report, const Run *run, const RunPhase *phase) {
 
 void report_cost(Report *report) {
   html_section(report, "cost", "Memory and time");
+  html_legend(report);
   for (uint32_t i = 0; i < vec_len(report->runs); i++)
     memory_figure(report, &report->runs[i]);
   time_figure(report);

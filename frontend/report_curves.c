@@ -32,9 +32,20 @@ static void phase_lines(Plot *plot, bool flops) {
     text_format(&plot->script, "unset arrow\nunset label\n");
 }
 
+/* Between ticks of the work, so that four to ten of them fit a panel. */
+static double flops_step(const Report *report) {
+  double most = 1;
+  for (uint32_t i = 0; i < vec_len(report->runs); i++)
+    most = fmax(most, vec_last(report->runs[i].updates).flops);
+  double power = pow(10, floor(log10(most / 4))), digit = most / 4 / power;
+  return power * (digit >= 5 ? 5 : digit >= 2 ? 2 : 1);
+}
+
 static void axes(Plot *plot, bool flops, const char *y) {
-  text_format(&plot->script, "set xlabel '%s'\nset ylabel '%s' noenhanced\nset format x '%s'\n",
+  text_format(&plot->script, "set xlabel '%s'\nset ylabel '%s' noenhanced\nset format x '%s'\nset xrange [0:*]\n",
               flops ? "training work that ran (FLOPs)" : "update", y, flops ? "%.1s%c" : "%.0f");
+  if (flops)
+    text_format(&plot->script, "set xtics %.9g font ',11'\n", flops_step(plot->report));
   phase_lines(plot, flops);
 }
 
@@ -48,8 +59,8 @@ static void lines(Plot *plot, size_t x, size_t y, bool legend, const char *with)
     if (block < 0)
       continue;
     text_format(&plot->script, "%s$d%d using 1:2 with %s lw 1.4 lc rgb '%s' %s", any ? ", " : "plot ", block, with,
-                plot_color((int)i), legend && vec_len(report->runs) > 1 ? "title " : "notitle");
-    if (legend && vec_len(report->runs) > 1)
+                plot_color((int)i), legend && plot_has_key(report) ? "title " : "notitle");
+    if (legend && plot_has_key(report))
       text_format(&plot->script, "%s", plot_quote(report, run->name));
     any = true;
   }
@@ -116,8 +127,9 @@ static int evaluation_block(Plot *plot, const Run *run, bool flops, bool gate) {
   for (uint32_t i = 0; i < vec_len(run->evaluations); i++) {
     const Evaluation *e = &run->evaluations[i];
     double ppl = gate ? e->ppl_gate : e->ppl;
-    if (strcmp(e->split, "valid") == 0 && isfinite(ppl))
-      text_format(&text, "%.9g %.9g\n", flops ? e->flops : e->step, ppl);
+    double at = flops ? e->flops : e->step;
+    if (strcmp(e->split, "valid") == 0 && isfinite(ppl) && isfinite(at))
+      text_format(&text, "%.9g %.9g\n", at, ppl);
   }
   int block = text.size ? plot_block(plot, text.data) : -1;
   text_free(&text);
@@ -135,7 +147,7 @@ static void perplexity_lines(Plot *plot, bool flops) {
       const char *name = gate ? "with the dense gate" : several ? report->runs[i].name : "as the model is used";
       text_format(&plot->script, "%s$d%d using 1:2 with linespoints pt %d ps 0.4 lw 1.3 %s lc rgb '%s' ",
                   any ? ", " : "plot ", block, gate ? 6 : 7, gate ? "dt 2" : "", plot_color((int)i));
-      if (flops || (gate && several))
+      if (flops || (several && (gate || !plot_has_key(report))))
         text_format(&plot->script, "notitle");
       else
         text_format(&plot->script, "title %s", plot_quote(report, name));
@@ -151,6 +163,20 @@ static double last_perplexity(const Run *run) {
   return NAN;
 }
 
+/* Of the largest to the least that is shown. */
+static double perplexity_ratio(const Report *report) {
+  double least = INFINITY, most = 0;
+  for (uint32_t i = 0; i < vec_len(report->runs); i++)
+    for (uint32_t k = 0; k < vec_len(report->runs[i].evaluations); k++) {
+      const Evaluation *e = &report->runs[i].evaluations[k];
+      if (strcmp(e->split, "valid") != 0 || !isfinite(e->ppl))
+        continue;
+      least = fmin(least, e->ppl);
+      most = fmax(most, e->ppl);
+    }
+  return most / least;
+}
+
 static void perplexity_figure(Report *report) {
   const char *title = "Validation perplexity";
   bool any = false;
@@ -163,7 +189,8 @@ static void perplexity_figure(Report *report) {
   }
   Plot plot = plot_begin(report, "figure-perplexity");
   plot_panels(&plot, 1, 2);
-  text_format(&plot.script, "set logscale y\n");
+  if (perplexity_ratio(report) > 4)
+    text_format(&plot.script, "set logscale y\n");
   axes(&plot, false, "perplexity");
   perplexity_lines(&plot, false);
   axes(&plot, true, "perplexity");
@@ -203,6 +230,7 @@ static void density_figure(Report *report) {
 
 void report_curves(Report *report) {
   html_section(report, "curves", "Curves");
+  html_legend(report);
   loss_figure(report);
   perplexity_figure(report);
   density_figure(report);

@@ -155,7 +155,8 @@ static void alternatives_cell(Report *report, const cJSON *decision) {
 static void decision_row(Report *report, const cJSON *decision, int count) {
   text_format(&report->page, "<tr><td class=\"n\">%d</td>", count);
   double line = member(decision, "line");
-  cell(report, line > 0 ? arena_print(report->arena, "%s:%.0f", text_of(decision, "file"), line)
+  const char *file = text_of(decision, "file"), *slash = strrchr(file, '/');
+  cell(report, line > 0 ? arena_print(report->arena, "%s:%.0f", slash ? slash + 1 : file, line)
                         : text_of(decision, "function"));
   cell(report, text_of(decision, "chosen"));
   cell(report, cost_text(report, cJSON_GetObjectItemCaseSensitive(decision, "cost")));

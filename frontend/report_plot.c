@@ -67,9 +67,14 @@ const char *plot_quote(Report *report, const char *text) {
 }
 
 const char *plot_color(int series) {
-  static const char *const colors[] = {"#3d85c8", "#e07b39", "#2a9d6f", "#c2477f",
-                                       "#8a63d2", "#b08a1e", "#35a3b5", "#d95550"};
+  static const char *const colors[] = {"#3d85c8", "#e07b39", "#2a9d6f", "#c2477f", "#8a63d2", "#b08a1e",
+                                       "#35a3b5", "#d95550", "#7f8c3a", "#a0705a", "#5566c4", "#6d7f8f",
+                                       "#d68fb8", "#1f7a8c", "#9bbf3b", "#b36ae2"};
   return colors[series % (int)(sizeof colors / sizeof *colors)];
+}
+
+bool plot_has_key(const Report *report) {
+  return vec_len(report->runs) > 1 && vec_len(report->runs) <= MOST_NAMED;
 }
 
 int plot_series(Plot *plot, const double *x, const double *y, uint32_t count) {
@@ -111,10 +116,11 @@ void plot_phases(Plot *plot, const Run *run, bool flops) {
   for (uint32_t i = 1; i < vec_len(run->phases); i++) {
     const RunPhase *phase = &run->phases[i];
     double at = flops ? phase->flops_before : phase->first - 1;
-    text_format(&plot->script,
-                "set arrow from first %.9g,graph 0 to first %.9g,graph 1 nohead dt 3 lc rgb '#9096a0'\n"
-                "set label %s at first %.9g,graph 1.03 left tc rgb '#80868f' font ',11' noenhanced\n",
-                at, at, plot_quote(plot->report, phase->name), at);
+    if (isfinite(at))
+      text_format(&plot->script,
+                  "set arrow from first %.9g,graph 0 to first %.9g,graph 1 nohead dt 3 lc rgb '#9096a0'\n"
+                  "set label %s at first %.9g,graph 1.03 left tc rgb '#80868f' font ',11' noenhanced\n",
+                  at, at, plot_quote(plot->report, phase->name), at);
   }
 }
 
@@ -134,7 +140,7 @@ static void write_script(const Plot *plot, const char *path, const char *output,
 }
 
 static void run_gnuplot(const Plot *plot, const char *script, const char *messages) {
-  char *const words[] = {(char *)"gnuplot", (char *)script, NULL};
+  char *const words[] = {(char *)"gnuplot", (char *)"-d", (char *)script, NULL}; /* -d: without the user's settings */
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, messages, O_WRONLY | O_CREAT | O_TRUNC, 0600);
@@ -236,6 +242,18 @@ void html_section(Report *report, const char *id, const char *title) {
 
 void html_end_section(Report *report) {
   text_format(&report->page, "</section>\n");
+}
+
+void html_legend(Report *report) {
+  if (vec_len(report->runs) <= MOST_NAMED)
+    return;
+  text_format(&report->page, "<p class=\"note\">");
+  for (uint32_t i = 0; i < vec_len(report->runs); i++) {
+    text_format(&report->page, "<span class=\"swatch\" style=\"background:%s\"></span>", plot_color((int)i));
+    html_text(&report->page, report->runs[i].name);
+    text_format(&report->page, " &ensp; ");
+  }
+  text_format(&report->page, "</p>\n");
 }
 
 void html_missing(Report *report, const char *id, const char *title, const char *why) {

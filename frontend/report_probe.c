@@ -86,10 +86,10 @@ static uint32_t *choose_tokens(Report *report, const Run *run) {
   return chosen;
 }
 
-static void path_panel(Plot *plot, const Run *run, uint32_t token, bool legend) {
+static void path_panel(Plot *plot, const Run *run, uint32_t token) {
   Report *report = plot->report;
   char *title = arena_print(report->arena, "%s (position %u)", piece(report, &run->probe, token), token);
-  text_format(&plot->script, "set title %s\nset xlabel 'update'\nset ylabel 'strongest expert (-1: none)'\n",
+  text_format(&plot->script, "set title %s\nset xlabel 'update'\nset ylabel 'expert (-1: none)'\n",
               plot_quote(report, title));
   bool any = false;
   for (uint32_t k = 0; k < vec_len(run->layers); k++) {
@@ -104,7 +104,7 @@ static void path_panel(Plot *plot, const Run *run, uint32_t token, bool legend) 
       text_format(&plot->script, "%s$d%d using 1:2 with steps lw 1.2 lc rgb '%s' notitle, ", any ? "" : "plot ", block,
                   plot_color((int)k));
       text_format(&plot->script, "$d%d using 1:2 with points pt 7 ps 0.45 lc rgb '%s' ", block, plot_color((int)k));
-      text_format(&plot->script, legend ? "title %s, " : "notitle, ", plot_quote(report, run->layers[k]));
+      text_format(&plot->script, "title %s, ", plot_quote(report, run->layers[k]));
       any = true;
     }
     text_free(&text);
@@ -125,13 +125,14 @@ static void path_figure(Report *report, const Run *run) {
     return;
   }
   Plot plot = plot_begin(report, id);
-  plot_panels(&plot, 1, (int)vec_len(tokens));
-  text_format(&plot.script, "set yrange [-1.4:*]\nset ytics 1\nset key horizontal\nset offsets 0,0,1,0\n");
+  plot_panels(&plot, (int)vec_len(tokens), 1);
+  text_format(&plot.script, "set yrange [-1.4:*]\nset key outside right top\nset tmargin 2\nset bmargin 3.2\nset ytics "
+                            "2\nset offsets 0,0,0.4,0\n");
   plot_phases(&plot, run, false);
   text_format(&plot.script, "unset label\n"); /* the panels' titles stand there */
   for (uint32_t i = 0; i < vec_len(tokens); i++)
-    path_panel(&plot, run, tokens[i], i == 0);
-  plot_end(&plot, 320, title,
+    path_panel(&plot, run, tokens[i]);
+  plot_end(&plot, (int)vec_len(tokens) * 210, title,
            arena_print(report->arena, "\"%s\" changes its strongest expert %d times in all layers.",
                        piece(report, &run->probe, tokens[0]), changes_of(run, tokens[0])),
            report->token >= 0 ? "The probe positions that hold the token that was asked for."
@@ -180,8 +181,9 @@ static void fluctuation_line(Plot *plot, const double *shares, const char *name,
   text_format(&text, "100 100\n");
   int block = plot_block(plot, text.data);
   text_free(&text);
-  text_format(&plot->script, "%s$d%d using 1:2 with steps lw 1.5 lc rgb '%s' title %s", first ? "plot " : ", ", block,
-              plot_color(color), plot_quote(plot->report, name));
+  text_format(&plot->script, "%s$d%d using 1:2 with steps lw 1.5 lc rgb '%s' %s", first ? "plot " : ", ", block,
+              plot_color(color), name ? "title " : "notitle");
+  text_format(&plot->script, "%s", name ? plot_quote(plot->report, name) : "");
 }
 
 static void fluctuation_figure(Report *report) {
@@ -202,7 +204,7 @@ static void fluctuation_figure(Report *report) {
     text_format(&summary, "%s%s%.1f %% of the probe tokens still change expert in the second half of training.",
                 several ? run->name : "", several ? ": " : "", 100.0 * late / vec_len(all));
     if (several)
-      fluctuation_line(&plot, all, run->name, (int)i, first);
+      fluctuation_line(&plot, all, plot_has_key(report) ? run->name : NULL, (int)i, first);
     for (uint32_t k = 0; k < vec_len(run->layers) && !several; k++) {
       fluctuation_line(&plot, fluctuations(report, run, run->layers[k]), run->layers[k], (int)k, k == 0);
     }
@@ -321,7 +323,7 @@ static int difficulty_block(Plot *plot, const Probe *probe, const ProbeLine *lin
   Difficulty *tokens = NULL;
   for (uint32_t t = 0; at && t < vec_len(probe->tokens); t++) {
     Difficulty d = {at[t], experts_of(line, t)};
-    if (isfinite(d.at) && isfinite(d.experts))
+    if (isfinite(d.at) && isfinite(d.experts) && (at != probe->frequency || d.at > 0)) /* on a logarithmic axis */
       vec_push(plot->report->arena, tokens, d);
   }
   uint32_t count = vec_len(tokens), bins = count / LEAST_BIN < BINS ? count / LEAST_BIN : BINS;
@@ -404,6 +406,7 @@ static void difficulty_figure(Report *report, const Run *run) {
 
 void report_probe(Report *report) {
   html_section(report, "probe", "Tokens");
+  html_legend(report);
   fluctuation_figure(report);
   for (uint32_t i = 0; i < vec_len(report->runs); i++) {
     path_figure(report, &report->runs[i]);

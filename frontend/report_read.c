@@ -12,6 +12,9 @@
 #include "runtime/checkpoint.h"
 #include "runtime/files.h"
 #include "runtime/payload.h"
+#include "runtime/program.h"
+
+enum { MOST_EXPERTS = 65536 }; /* more in a log is damage */
 
 typedef struct Reader {
   Arena *arena;
@@ -26,9 +29,15 @@ static void warn(Reader *r, const char *text) {
   vec_push(r->arena, r->run->warnings, text);
 }
 
+/* NAN when absent, no number or beyond what any log holds. */
 static double number_of(const cJSON *object, const char *name) {
   const cJSON *member = cJSON_GetObjectItemCaseSensitive(object, name);
-  return cJSON_IsNumber(member) ? member->valuedouble : NAN;
+  return cJSON_IsNumber(member) && fabs(member->valuedouble) < 1e40 ? member->valuedouble : NAN;
+}
+
+static double positive_of(const cJSON *object, const char *name) {
+  double number = number_of(object, name);
+  return number >= 0 ? number : NAN;
 }
 
 /* NULL when absent. */
@@ -103,11 +112,11 @@ static const char *read_update(Reader *r, const cJSON *object, double step, cons
               .version = text_of(r, object, "version"),
               .loss = number_of(object, "loss"),
               .ce = number_of(object, "ce"),
-              .tau = number_of(object, "tau"),
+              .tau = positive_of(object, "tau"),
               .gradient_norm = number_of(object, "grad_norm"),
-              .tokens_per_s = number_of(object, "tokens_per_s"),
-              .flops = number_of(object, "flops"),
-              .experts = number_of(object, "experts_per_token")};
+              .tokens_per_s = positive_of(object, "tokens_per_s"),
+              .flops = positive_of(object, "flops"),
+              .experts = positive_of(object, "experts_per_token")};
   double tokens = number_of(object, "tokens");
   u.seconds = (tokens - r->tokens) / u.tokens_per_s;
   if (isfinite(tokens))
@@ -125,7 +134,7 @@ static const char *read_update(Reader *r, const cJSON *object, double step, cons
 }
 
 static const char *read_metrics(Reader *r, const cJSON *object) {
-  double step = number_of(object, "step");
+  double step = positive_of(object, "step");
   const char *phase = text_of(r, object, "phase"), *split = text_of(r, object, "split");
   if (!isfinite(step) || !phase)
     return "no \"step\" or no \"phase\"";
@@ -136,8 +145,8 @@ static const char *read_metrics(Reader *r, const cJSON *object) {
            (Evaluation){.step = step,
                         .phase = phase,
                         .split = split,
-                        .ppl = number_of(object, "ppl"),
-                        .ppl_gate = number_of(object, "ppl_gate"),
+                        .ppl = positive_of(object, "ppl"),
+                        .ppl_gate = positive_of(object, "ppl_gate"),
                         .flops = vec_len(run->updates) ? vec_last(run->updates).flops : 0});
   return NULL;
 }
@@ -152,7 +161,7 @@ static void know_layer(Reader *r, const char *layer) {
 }
 
 static const char *read_routing(Reader *r, const cJSON *object) {
-  double step = number_of(object, "step");
+  double step = positive_of(object, "step");
   const cJSON *load = cJSON_GetObjectItemCaseSensitive(object, "load"), *layer;
   const cJSON *more = cJSON_GetObjectItemCaseSensitive(object, "layers");
   if (!isfinite(step) || !cJSON_IsObject(load))
@@ -203,6 +212,9 @@ static const char *read_probe_layers(Reader *r, const cJSON *object, ProbeLine *
       return "not one expert for every probe token";
     if (vec_len(p.experts) != vec_len(p.expert))
       p.experts = NULL;
+    for (uint32_t t = 0; t < vec_len(p.expert); t++)
+      if (p.expert[t] < -1 || p.expert[t] >= MOST_EXPERTS)
+        return "an expert out of range";
     know_layer(r, p.layer);
     vec_push(r->arena, line->layers, p);
   }
@@ -215,7 +227,7 @@ static const char *read_probe(Reader *r, const cJSON *object) {
     return read_probe_header(r, object);
   if (!probe->tokens)
     return "a line before the probe tokens";
-  ProbeLine line = {.step = number_of(object, "step"), .phase = text_of(r, object, "phase")};
+  ProbeLine line = {.step = positive_of(object, "step"), .phase = text_of(r, object, "phase")};
   if (!isfinite(line.step) || !line.phase)
     return "no \"step\" or no \"phase\"";
   line.loss = numbers_of(r, cJSON_GetObjectItemCaseSensitive(object, "loss"));
@@ -345,11 +357,11 @@ static void read_trainer(Reader *r, const char **trainers) {
     if (i == 0 && (!file_exists(path) || !payload_present(path)))
       continue;
     Payload *payload = payload_open(path);
-    const PayloadSection *model = payload_find(payload, "model.ir");
+    const PayloadSection *model = payload_find(payload, SECTION_IR);
     if (!model || payload_ir_hash(model->data, model->size) != hash)
       continue;
-    r->run->ledger = section_json(payload, "ledger.json");
-    r->run->forecast = section_json(payload, "forecast.json");
+    r->run->ledger = section_json(payload, SECTION_LEDGER);
+    r->run->forecast = section_json(payload, SECTION_FORECAST);
   }
 }
 

@@ -6,7 +6,7 @@
 
 #include "frontend/report_plot.h"
 
-enum { HEAT_COLUMNS = 80, MOST_LAYERS = 8, PANEL_HEIGHT = 230 };
+enum { HEAT_COLUMNS = 80, MOST_LAYERS = 8, PANEL_HEIGHT = 250 };
 
 /* ---------------------------------------------------------------- heat map */
 
@@ -49,8 +49,8 @@ static Heat heat_of(Report *report, const Run *run, const char *layer) {
       total += line->load[e];
     if (line->layer != layer || !(total > 0))
       continue;
-    int column = (int)((line->step - heat.first) / heat.width);
-    column = column < 0 ? 0 : column >= heat.columns ? heat.columns - 1 : column;
+    double at = (line->step - heat.first) / heat.width;
+    int column = at >= 0 ? (int)fmin(at, heat.columns - 1) : 0;
     heat.lines[column]++;
     for (uint32_t e = 0; e < experts; e++)
       heat.sum[(uint32_t)column * heat.experts + e] += line->load[e] / total * experts;
@@ -107,12 +107,23 @@ static const char *load_summary(Report *report, const Run *run, double *most) {
                      peak, dead, dead == 1 ? " has" : "s have");
 }
 
-/* Evenly spread where there are too many to draw. */
+static bool has_load(const Run *run, const char *layer) {
+  for (uint32_t i = 0; i < vec_len(run->routing); i++)
+    for (uint32_t e = 0; run->routing[i].layer == layer && e < vec_len(run->routing[i].load); e++)
+      if (run->routing[i].load[e] > 0)
+        return true;
+  return false;
+}
+
+/* Layers with a load; evenly spread where there are too many to draw. */
 static const char **shown_layers(Report *report, const Run *run) {
-  uint32_t all = vec_len(run->layers), count = all < MOST_LAYERS ? all : MOST_LAYERS;
-  const char **layers = NULL;
+  const char **loaded = NULL, **layers = NULL;
+  for (uint32_t i = 0; i < vec_len(run->layers); i++)
+    if (has_load(run, run->layers[i]))
+      vec_push(report->arena, loaded, run->layers[i]);
+  uint32_t all = vec_len(loaded), count = all < MOST_LAYERS ? all : MOST_LAYERS;
   for (uint32_t i = 0; i < count; i++)
-    vec_push(report->arena, layers, run->layers[i * (all - 1) / (count > 1 ? count - 1 : 1)]);
+    vec_push(report->arena, layers, loaded[i * (all - 1) / (count > 1 ? count - 1 : 1)]);
   return layers;
 }
 
@@ -123,13 +134,14 @@ static const char *figure_title(Report *report, const char *what, const Run *run
 static void load_figure(Report *report, const Run *run) {
   const char *id = arena_print(report->arena, "figure-load-%d", run->index + 1);
   const char *title = figure_title(report, "Expert load over time", run);
-  if (!run->routing) {
+  const char **layers = shown_layers(report, run);
+  if (!layers) {
     html_missing(report, id, title,
                  "routing.jsonl of this run has no line: no phase with a gate was logged (--routing-every N).");
     return;
   }
   double most;
-  const char *summary = load_summary(report, run, &most), **layers = shown_layers(report, run);
+  const char *summary = load_summary(report, run, &most);
   uint32_t count = vec_len(layers), columns = count > 1 ? 2 : 1, panels = (count + columns - 1) / columns;
   Plot plot = plot_begin(report, id);
   text_format(&plot.script, "set palette defined (0 '#30204f', 0.25 '#3b5b92', 0.5 '#2a9d8f', 0.75 '#a5c94a', 1 "
@@ -188,9 +200,9 @@ static void gate_figure(Report *report, const Run *run) {
   static const struct {
     const char *label;
     size_t offset;
-  } panels[] = {{"entropy of the weights (nats)", offsetof(RoutingLine, entropy)},
+  } panels[] = {{"entropy (nats)", offsetof(RoutingLine, entropy)},
                 {"weight kept", offsetof(RoutingLine, kept_weight)},
-                {"margin of the selection", offsetof(RoutingLine, margin)},
+                {"margin", offsetof(RoutingLine, margin)},
                 {"tokens without an expert", offsetof(RoutingLine, dropped)}};
   const char *id = arena_print(report->arena, "figure-gate-%d", run->index + 1);
   const char *title = figure_title(report, "How decided the gates are", run);

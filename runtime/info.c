@@ -1,4 +1,5 @@
-/* The command `info`: what this trainer is. --ir, --plan, --c, --cuda, --ledger print what it carries as it stands. */
+/* The command `info`: what this trainer is. --ir, --plan, --c, --cuda, --ledger, --forecast print what it carries as it
+ * stands. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -71,10 +72,14 @@ static void print_device(const Program *p) {
 /* `--ledger` prints the decisions; the passes are in them. */
 int trainer_info(int argc, char **argv) {
   const char *device = NULL;
-  bool ir = false, plan = false, c = false, cuda = false, ledger = false, passes = false;
-  const Option options[] = {{"--ir", OPTION_FLAG, &ir, 0},        {"--passes", OPTION_FLAG, &passes, 0},
-                            {"--plan", OPTION_FLAG, &plan, 0},    {"--c", OPTION_FLAG, &c, 0},
-                            {"--cuda", OPTION_FLAG, &cuda, 0},    {"--ledger", OPTION_FLAG, &ledger, 0},
+  bool ir = false, plan = false, c = false, cuda = false, ledger = false, passes = false, forecast = false;
+  const Option options[] = {{"--ir", OPTION_FLAG, &ir, 0},
+                            {"--passes", OPTION_FLAG, &passes, 0},
+                            {"--plan", OPTION_FLAG, &plan, 0},
+                            {"--c", OPTION_FLAG, &c, 0},
+                            {"--cuda", OPTION_FLAG, &cuda, 0},
+                            {"--ledger", OPTION_FLAG, &ledger, 0},
+                            {"--forecast", OPTION_FLAG, &forecast, 0},
                             {"--device", OPTION_TEXT, &device, 0}};
   options_parse("info", argc, argv, options, sizeof options / sizeof *options, NULL);
   Program *p = program_open("info", device);
@@ -82,8 +87,8 @@ int trainer_info(int argc, char **argv) {
   const struct {
     bool wanted;
     const char *section;
-  } dumps[] = {{ir, SECTION_IR}, {passes, SECTION_PASSES}, {plan, plan_section},
-               {c, SECTION_C},   {cuda, SECTION_CUDA},     {ledger, SECTION_LEDGER}};
+  } dumps[] = {{ir, SECTION_IR},     {passes, SECTION_PASSES}, {plan, plan_section},        {c, SECTION_C},
+               {cuda, SECTION_CUDA}, {ledger, SECTION_LEDGER}, {forecast, SECTION_FORECAST}};
   bool dumped = false;
   for (size_t i = 0; i < sizeof dumps / sizeof *dumps; i++) {
     if (!dumps[i].wanted)

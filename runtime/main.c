@@ -23,7 +23,7 @@ static const char help[] =
     "TRAINER eval   --data D --checkpoint C [--split=valid|test|train]\n"
     "TRAINER sample --checkpoint C --prompt TEXT -n 100 [--temperature=1] [--top-k=0] [--seed=1]\n"
     "TRAINER info                        what this trainer is\n"
-    "    --ir --passes --plan --c --cuda --ledger    print what it carries (--plan: of --device=cpu|cuda)\n"
+    "    --ir --passes --plan --c --cuda --ledger --forecast    print what it carries (--plan: of --device=cpu|cuda)\n"
     "\n"
     "C is a checkpoint directory or a run directory (its newest). train, eval and sample take --device=cpu|cuda; "
     "without\n"

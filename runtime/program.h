@@ -16,10 +16,11 @@
 /* Sections of a trainer's payload, beside the kernels (execute.h) and the SentencePiece shim (tokenizer.h). */
 #define SECTION_PLAN_CPU "plan.cpu" /* docs/plan.md */
 #define SECTION_PLAN_CUDA "plan.cuda"
-#define SECTION_IR "model.ir"        /* before passes */
-#define SECTION_CONFIG "config.json" /* the resolved configuration */
-#define SECTION_PASSES "passes.ir"   /* after passes */
-#define SECTION_LEDGER "ledger.json" /* what `moec explain --json` prints */
+#define SECTION_IR "model.ir"            /* before passes */
+#define SECTION_CONFIG "config.json"     /* the resolved configuration */
+#define SECTION_PASSES "passes.ir"       /* after passes */
+#define SECTION_LEDGER "ledger.json"     /* what `moec explain --json` prints */
+#define SECTION_FORECAST "forecast.json" /* what `moec forecast --json` prints */
 #define SECTION_C "kernels.c"
 #define SECTION_CUDA "kernels.cu"
 

@@ -50,7 +50,7 @@ static void add_kernels(KernelSet *set, const char *path, const char *size, cons
 
 static int is_script(const struct dirent *entry) {
   const char *end = strrchr(entry->d_name, '.');
-  return end && strcmp(end, ".lua") == 0;
+  return end && strcmp(end, ".lua") == 0 && strncmp(entry->d_name, "compare_", 8) != 0; /* no specifications */
 }
 
 /* The number of models. */

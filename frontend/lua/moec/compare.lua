@@ -71,10 +71,23 @@ local function name_of(what, name)
   return name
 end
 
+-- A key is decided by one of them.
+local function check_search(spec)
+  local key = spec.search and spec.search.key
+  if key == "steps" then
+    lib.fail("moec.compare: search.key: the budget decides the number of steps")
+  end
+  for _, entry in ipairs(spec.sweep) do
+    if entry.key == key then
+      lib.fail("moec.compare: search.key: `%s` is swept as well", key)
+    end
+  end
+end
+
 -- Nothing but the budget sets the number of steps.
 local function check_free(what, given)
-  for _, name in ipairs { "config", "shares" } do
-    for _, entry in ipairs(given[name]) do
+  for _, name in ipairs { "config", "shares", "sweep" } do
+    for _, entry in ipairs(given[name] or {}) do
       if entry.key == "steps" then
         lib.fail("%s: %s.steps: the budget decides the number of steps", what, name)
       end
@@ -142,7 +155,6 @@ function lib.moec.compare(given)
   local spec = lib.options("moec.compare", given, kinds)
   spec.config = pairs_of("moec.compare: config", spec.config or {}, define_text)
   spec.shares = pairs_of("moec.compare: shares", spec.shares or {}, share_of)
-  check_free("moec.compare", spec)
   spec.budget = budget_of(spec.budget)
   spec.runs = list_of("moec.compare: runs", spec.runs, run_of)
   spec.seeds = list_of("moec.compare: seeds", spec.seeds or { 1 }, function(what, seed)
@@ -150,6 +162,8 @@ function lib.moec.compare(given)
   end)
   spec.sweep = pairs_of("moec.compare: sweep", spec.sweep or {}, values_of)
   spec.search = spec.search and search_of(spec.search)
+  check_free("moec.compare", spec)
+  check_search(spec)
   spec.eval_every = whole_of("moec.compare: eval_every", spec.eval_every or 100, 1)
   spec.checkpoint_every = whole_of("moec.compare: checkpoint_every", spec.checkpoint_every or 200, 1)
   spec.parallel = whole_of("moec.compare: parallel", spec.parallel or 1, 1)
