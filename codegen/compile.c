@@ -69,14 +69,6 @@ char *kernels_source_cuda(Arena *arena, const KernelSet *set) {
 
 /* ---------------------------------------------------------------- files */
 
-static const char *make_directory(Arena *arena) {
-  const char *base = getenv("TMPDIR");
-  char *directory = arena_print(arena, "%s/moec-XXXXXX", base && *base ? base : "/tmp");
-  if (!mkdtemp(directory))
-    environment_fail("%s: cannot make a directory for the compiler: %s", directory, strerror(errno));
-  return directory;
-}
-
 static void remove_directory(Arena *arena, const char *directory) {
   DIR *open = opendir(directory);
   if (open)
@@ -170,7 +162,7 @@ static void run_jobs(Arena *arena, Job *jobs, const char *directory) {
 
 void kernels_compile(Arena *arena, const KernelSet *set, CompiledKernels *levels, int level_count) {
   const char *compiler = getenv("CC") && *getenv("CC") ? getenv("CC") : "cc";
-  const char *directory = make_directory(arena);
+  const char *directory = temporary_directory(arena, "the C compiler");
   uint32_t kernels = vec_len(set->kernels), units = kernels / KERNELS_PER_UNIT + 1;
   units = units < MAX_UNITS ? units : MAX_UNITS;
   Job *compiles = NULL, *links = NULL;

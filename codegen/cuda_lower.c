@@ -1,6 +1,6 @@
 /* Lowering for CUDA: what its rules share, row kernels, plain products, copies and constants.
  *
- * In: instructions. Out: steps of the kinds launch, gemm and memset (docs/plan.md, "The plan for CUDA"). Holds: the
+ * In: instructions. Out: steps of the kinds launch and gemm (docs/plan.md, "The plan for CUDA"). Holds: the
  * geometry of a launch follows from static bounds; what a kernel reads and writes stands in its fields, so that
  * plan_memory sees it as it sees the CPU's.
  */
@@ -17,6 +17,7 @@ enum {
 
 const LowerRule cuda_lower_rule[OP_COUNT] = {
     [OP_matmul] = lower_cuda_matmul,
+    [OP_cast] = lower_cuda_cast,
     [OP_attention] = lower_cuda_attention,
     [OP_attention_grad] = lower_cuda_attention_grad,
     [OP_grouped_matmul] = lower_cuda_grouped_matmul,
@@ -116,13 +117,6 @@ void cuda_reports(Lower *l, Step *s, const char *name) {
   step_word(l, s, "check", name);
 }
 
-void cuda_memset(Lower *l, uint32_t inst, Place place, int64_t bytes) {
-  Step s = step_begin("memset", inst, inst);
-  cuda_write(l, &s, place);
-  step_number(l, &s, "bytes", bytes);
-  step_end(l, &s);
-}
-
 /* ---------------------------------------------------------------- row kernels */
 
 static int64_t divide_up(int64_t a, int64_t b) {
@@ -201,6 +195,12 @@ void cuda_row_kernel(Lower *l, const KernelCall *call, uint32_t first, uint32_t 
   step_end(l, &s);
   if (kernel_geometry(call->kernel).finish_threads > 0)
     finish_launch(l, call, scratch, first, last);
+}
+
+/* A copy that is kept needs no step. */
+void lower_cuda_cast(Lower *l, uint32_t index) {
+  if (!cuda_is_copy(l->func, &l->func->insts[index]))
+    lower_row(l, index);
 }
 
 /* ---------------------------------------------------------------- plain products */

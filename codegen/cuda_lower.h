@@ -33,15 +33,21 @@ void cuda_live(Lower *l, Step *s, ValueId extent);
 /* The status cell and the step's own index as the step's last two operands, and `check=<name>`; the fields of the
  * message (step_number "n", "k", "bound", "rows") follow. */
 void cuda_reports(Lower *l, Step *s, const char *name);
-/* Zeroes. */
-void cuda_memset(Lower *l, uint32_t inst, Place place, int64_t bytes);
 
 /* What lower*.c call where the target is CUDA. */
 void cuda_row_kernel(Lower *l, const KernelCall *call, uint32_t first, uint32_t last);
 void cuda_copy(Lower *l, uint32_t inst, Type type, Place from, int64_t ldf, Place to, int64_t ldt);
 void cuda_fill(Lower *l, uint32_t inst, DType dtype, Place to, double value);
 
+/* cuda_weights.c: whether the instruction makes a copy in bf16 of a parameter of the function's table that is kept in
+ * the arena of copies; whether any function of the table has one; and the function to lower, which is `f` itself or,
+ * for an update of such a table, one that makes the copies as well. */
+bool cuda_is_copy(const Func *f, const Inst *inst);
+bool cuda_has_copies(const Module *m, const Table *table);
+const Func *cuda_with_copies(const Func *f);
+
 void lower_cuda_matmul(Lower *l, uint32_t inst);
+void lower_cuda_cast(Lower *l, uint32_t inst);
 void lower_cuda_route(Lower *l, uint32_t inst); /* cuda_route.c */
 void lower_cuda_rank_rows(Lower *l, uint32_t inst);
 void lower_cuda_balanced_assignment(Lower *l, uint32_t inst);

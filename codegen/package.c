@@ -19,6 +19,14 @@ enum { EXIT_ENVIRONMENT = 3 };
 
 extern const unsigned char moec_runtime_start[], moec_runtime_end[];
 
+const char *temporary_directory(Arena *arena, const char *what) {
+  const char *base = getenv("TMPDIR");
+  char *path = arena_print(arena, "%s/moec-XXXXXX", base && *base ? base : "/tmp");
+  if (!mkdtemp(path))
+    environment_fail("%s: cannot make a directory for %s: %s", path, what, strerror(errno));
+  return path;
+}
+
 _Noreturn void environment_fail(const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);

@@ -36,15 +36,6 @@ static void remove_files(void) {
   directory_remove(directory);
 }
 
-static void make_directory(Arena *arena) {
-  const char *base = getenv("TMPDIR");
-  char *path = arena_print(arena, "%s/moec-check-XXXXXX", base && *base ? base : "/tmp");
-  if (!mkdtemp(path))
-    environment_fail("%s: cannot make a directory for the trainer: %s", path, strerror(errno));
-  directory = path;
-  atexit(remove_files);
-}
-
 /* The exit code; a signal is one above 128. */
 static int run_trainer(Arena *arena, const Options *options, const char *func) {
   const char *trainer = arena_print(arena, "%s/trainer", directory);
@@ -235,7 +226,8 @@ static void check_function(Check *check, const Func *f) {
 }
 
 void check_target(Check *check, const Module *m) {
-  make_directory(check->arena);
+  directory = temporary_directory(check->arena, "the trainer");
+  atexit(remove_files);
   build_trainer(check->arena, check->options, arena_print(check->arena, "%s/trainer", directory), NULL);
   for (uint32_t i = 0; i < vec_len(m->funcs); i++)
     if (phase_has(check->phase, m->funcs[i]))

@@ -18,7 +18,7 @@
 
 extern char **environ;
 
-static char *directory; /* NULL: no figure was drawn yet */
+static const char *directory; /* NULL: no figure was drawn yet */
 static const char *const file_names[] = {"figure.gp", "figure.svg", "messages.txt"};
 
 static char *path_of(Arena *arena, int file) {
@@ -26,22 +26,13 @@ static char *path_of(Arena *arena, int file) {
 }
 
 static void remove_directory(void) {
-  for (size_t i = 0; i < sizeof file_names / sizeof *file_names; i++) {
-    char *path = string_format("%s/%s", directory, file_names[i]);
-    unlink(path);
-    free(path);
-  }
-  rmdir(directory);
+  directory_remove(directory);
 }
 
 static void make_directory(Arena *arena) {
   if (directory)
     return;
-  const char *parent = getenv("TMPDIR");
-  char *made = arena_print(arena, "%s/moec-report-XXXXXX", parent && *parent ? parent : "/tmp");
-  if (!mkdtemp(made))
-    environment_fail("%s: cannot make a temporary directory: %s", made, strerror(errno));
-  directory = made;
+  directory = temporary_directory(arena, "gnuplot");
   atexit(remove_directory);
 }
 

@@ -5,14 +5,15 @@
 -- (--dry-run first: what runs, and for how long).
 --
 -- Lengths of phases are shares of the steps, so that every method goes through its whole schedule within the budget.
--- density: where a phase's cost lies on average between one expert per token (0) and as many as the router may select (1).
+-- density: where a phase's cost lies on average between one expert per token (0) and as many as the router may select (1);
+-- measured by one run of each, it decides only how long schedules are.
 local moec = require "moec"
 
 local phases = { shared_steps = 0.2, anneal_steps = 0.2, dense_steps = 0.2 }
 
 -- EvoMoE with what an ablation leaves out set to nothing.
 local function evomoe(name, left_out)
-  local density = left_out.dense_steps ~= 0 and { dense = 0.6 } or {}
+  local density = left_out.dense_steps ~= 0 and { dense = 0.9 } or {}
   return { name = name, model = "gpt_evomoe.lua", config = left_out, shares = phases, density = density }
 end
 
@@ -30,16 +31,17 @@ return moec.compare {
     { name = "base", model = "gpt_base.lua" },
     { name = "hash", model = "gpt_hash.lua" },
     { name = "stable", model = "gpt_stable.lua", shares = { first = 0.1 } },
-    { name = "dselect", model = "gpt_dselect.lua", density = { dselect = 0.35 } },
+    { name = "dselect", model = "gpt_dselect.lua", density = { dselect = 0.23 } },
     evomoe("evomoe", {}),
     evomoe("evomoe-without-stage-1", { shared_steps = 0 }),
     evomoe("evomoe-without-stage-2", { dense_steps = 0 }),
     evomoe("evomoe-without-balance", { balance = 0.0 }),
   },
   seeds = { 1, 2, 3 },
-  budget = { flops = 1.5e13 },
+  budget = { flops = 3e13 },
   search = { key = "lr", values = { 5e-4, 1e-3, 2e-3, 4e-3 }, budget = 0.25 },
   baseline = "dense",
-  eval_every = 100,
-  checkpoint_every = 200,
+  eval_every = 200,
+  checkpoint_every = 500,
+  parallel = 2,
 }

@@ -191,7 +191,6 @@ typedef struct Copier {
   ValueId *copy;     /* by old ValueId: its latest copy, or NO_VALUE */
   uint32_t *stretch; /* by old ValueId: in which stretch it was made */
   uint32_t now;      /* stretches end at the matrix products of the backward chain */
-  bool *leaf;        /* by old instruction: only results, or views that are results, read what it makes */
   uint32_t *waiting; /* arena vector: old instructions that wait */
 } Copier;
 
@@ -274,13 +273,13 @@ static bool has_to_wait(const Copier *c, uint32_t index) {
     waits |= recompute_is_heavy(&c->rewrite.old, inst) && is_copied(c, inst->input[k]);
     waits |= value->kind == VALUE_RESULT && c->rewrite.map[inst->input[k]] == NO_VALUE; /* a view of what waits */
   }
-  return c->leaf[index] && waits;
+  return c->forward->leaf[index] && waits;
 }
 
 static void write_func(const Forward *forward, const Choice *choice) {
   Func *f = forward->f;
   const uint32_t values = vec_len(f->values);
-  Copier c = {.forward = forward, .choice = choice, .leaf = recompute_leaves(f, forward->arena)};
+  Copier c = {.forward = forward, .choice = choice};
   c.copy = arena_alloc(forward->arena, (values + 1) * sizeof *c.copy);
   c.stretch = arena_alloc(forward->arena, (values + 1) * sizeof *c.stretch);
   for (ValueId v = 0; v < values; v++)
@@ -293,7 +292,7 @@ static void write_func(const Forward *forward, const Choice *choice) {
     } else if (has_to_wait(&c, i)) {
       vec_push(forward->arena, c.waiting, i);
     } else {
-      const bool ends_stretch = recompute_is_heavy(&c.rewrite.old, inst) && !c.leaf[i];
+      const bool ends_stretch = recompute_is_heavy(&c.rewrite.old, inst) && !forward->leaf[i];
       if (ends_stretch)
         write_waiting(&c);
       write_backward(&c, i);

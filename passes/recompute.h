@@ -28,6 +28,7 @@ typedef struct Forward {
   const char **fixed; /* by ValueId: why it never runs again; NULL: it may */
   bool *border;       /* by ValueId: it leads from one layer into another */
   bool *last;         /* by ValueId: made behind the last border: the backward part begins there */
+  bool *leaf;         /* by instruction: only results, or views that are results, read what it makes */
 } Forward;
 
 typedef struct Choice {
@@ -46,8 +47,6 @@ Choice recompute_choose(const Forward *forward, const Policy *policy);
 bool recompute_is_product(const Inst *inst);
 /* What ends a stretch of row kernels in the backward part: copies of row ops serve one stretch (recompute.c). */
 bool recompute_is_heavy(const Func *f, const Inst *inst);
-/* By backward instruction: only results, or views that are results, read what it makes. */
-bool *recompute_leaves(const Func *f, Arena *arena);
 /* Constants and views cost nothing, wherever they stand. */
 bool recompute_is_free(const Inst *inst);
 /* Floating point operations and microseconds of one more run of the instruction that makes v. */

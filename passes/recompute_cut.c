@@ -275,6 +275,20 @@ static void find_borders(Forward *forward) {
     forward->last[v] = is_computed(forward, v) && f->values[v].inst >= border;
 }
 
+static void find_leaves(Forward *forward) {
+  const Func *f = forward->f;
+  bool *leaf = forward->leaf, *needed = arena_alloc(forward->arena, vec_len(f->values) + 1);
+  for (uint32_t i = vec_len(f->insts); i-- > 0;) {
+    const Inst *inst = &f->insts[i];
+    leaf[i] = true;
+    for (int k = 0; k < inst->output_count; k++)
+      leaf[i] &= !needed[inst->output[k]];
+    const bool view = op_info[inst->op].flags & FLAG_VIEW;
+    for (int k = 0; k < inst->input_count; k++)
+      needed[inst->input[k]] |= !(view && leaf[i]);
+  }
+}
+
 bool recompute_forward(Func *f, Forward *forward) {
   Arena *arena = f->module->arena;
   const size_t values = vec_len(f->values) + 1;
@@ -286,28 +300,15 @@ bool recompute_forward(Func *f, Forward *forward) {
   forward->border = arena_alloc(arena, values);
   forward->last = arena_alloc(arena, values);
   forward->fixed = arena_alloc(arena, values * sizeof *forward->fixed);
+  forward->leaf = arena_alloc(arena, vec_len(f->insts) + 1);
   find_readers(forward);
   find_fixed(forward);
   find_borders(forward);
+  find_leaves(forward);
   return true;
 }
 
 /* ---------------------------------------------------------------- how often */
-
-bool *recompute_leaves(const Func *f, Arena *arena) {
-  const uint32_t count = vec_len(f->insts);
-  bool *leaf = arena_alloc(arena, count + 1), *needed = arena_alloc(arena, vec_len(f->values) + 1);
-  for (uint32_t i = count; i-- > 0;) {
-    const Inst *inst = &f->insts[i];
-    leaf[i] = true;
-    for (int k = 0; k < inst->output_count; k++)
-      leaf[i] &= !needed[inst->output[k]];
-    const bool view = op_info[inst->op].flags & FLAG_VIEW;
-    for (int k = 0; k < inst->input_count; k++)
-      needed[inst->input[k]] |= !(view && leaf[i]);
-  }
-  return leaf;
-}
 
 /* A run through the backward part as recompute.c writes it: which copies it makes, in which stretch. */
 typedef struct Walk {
@@ -334,14 +335,14 @@ static void walk_operand(Walk *w, ValueId v) {
   w->now += heavy;
 }
 
-static void count_times(const Forward *forward, Choice *choice, const bool *leaf) {
+static void count_times(const Forward *forward, Choice *choice) {
   const Func *f = forward->f;
   Walk w = {.forward = forward, .choice = choice, .now = 1};
   w.stretch = arena_alloc(forward->arena, (vec_len(f->values) + 1) * sizeof *w.stretch);
   for (uint32_t i = forward->count; i < vec_len(f->insts); i++) {
     for (int k = 0; k < f->insts[i].input_count; k++)
       walk_operand(&w, f->insts[i].input[k]);
-    w.now += recompute_is_heavy(f, &f->insts[i]) && !leaf[i];
+    w.now += recompute_is_heavy(f, &f->insts[i]) && !forward->leaf[i];
   }
 }
 
@@ -430,7 +431,6 @@ static double sum_up(const Forward *forward, const Policy *policy, const bool *r
 Choice recompute_choose(const Forward *forward, const Policy *policy) {
   const Func *f = forward->f;
   const uint32_t values = vec_len(f->values);
-  const bool *leaf = recompute_leaves(f, forward->arena);
   bool *result = arena_alloc(forward->arena, values + 1);
   uint32_t *times = arena_alloc(forward->arena, (values + 1) * sizeof *times);
   for (uint32_t i = 0; i < vec_len(f->results); i++)
@@ -442,7 +442,7 @@ Choice recompute_choose(const Forward *forward, const Policy *policy) {
   bool more = true;
   for (int cut = 0; cut < MOST_CUTS && more; cut++) {
     Choice choice = choose_at(forward, policy, result, times);
-    count_times(forward, &choice, leaf);
+    count_times(forward, &choice);
     const double price = sum_up(forward, policy, result, &choice);
     if (price < least) {
       least = price;

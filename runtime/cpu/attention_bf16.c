@@ -11,14 +11,7 @@
  * Strides of heads are `padded` elements; what is behind the head or the segment is zero, so that odd counts need no
  * care. The order of every sum is fixed by the segment alone, so results do not depend on threads. */
 #pragma GCC target("arch=x86-64-v4,avx512bf16,prefer-vector-width=512")
-#include <immintrin.h>
-
-#define VECTOR 16
-#define VECTOR_MAX(a, b) ((Vector)_mm512_max_ps((__m512)(a), (__m512)(b)))
-#define INTERLEAVE_LOW                                                                                                 \
-  { 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23 }
-#define INTERLEAVE_HIGH                                                                                                \
-  { 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31 }
+#include "runtime/cpu/attention_avx512.h"
 #include "runtime/cpu/attention_vector.h"
 
 typedef uint32_t Pair __attribute__((may_alias)); /* the same memory is read as bf16, too */
@@ -206,11 +199,6 @@ static void key_product(int64_t queries, int64_t keys, Head head, const Pair *a,
 
 /* ---------------------------------------------------------------- forward */
 
-/* What is known of each query of the block so far: maximum of its products with keys, sum of exponentials. */
-typedef struct Running {
-  Vector maximum[LANES], sum[LANES], rescale[LANES];
-} Running;
-
 /* C[key][query] of a block; in the diagonal block only queries from the key's group on. */
 static void score_block(int64_t keys, Head head, const Pair *key, const Pair *query_turned, bool diagonal,
                         float *score) {
@@ -272,11 +260,7 @@ static void forward(const CpuAttention *a, const AttentionTask *task, float *mem
   for (int64_t block = task->block_begin; block < task->block_end; block++) {
     int64_t first = task->begin + block * BLOCK;
     int64_t queries = task->length - block * BLOCK < BLOCK ? task->length - block * BLOCK : BLOCK;
-    Running running;
-    for (int lane = 0; lane < LANES; lane++) {
-      running.maximum[lane] = splat(-1e30f);
-      running.sum[lane] = splat(0);
-    }
+    Running running = start_running();
     pack_rows(&a->q, first, queries, BLOCK, head, w.query_rows);
     turn_block(w.query_rows, head, w.query_turned);
     int64_t key_end = a->causal ? block * BLOCK + queries : task->length;

@@ -137,11 +137,6 @@ static void key_product(int64_t queries, int64_t keys, int64_t padded, const flo
 
 /* ---------------------------------------------------------------- forward */
 
-/* What is known of each query of the block so far: maximum of its scores (base 2), sum of exponentials. */
-typedef struct Running {
-  Vector maximum[LANES], sum[LANES], rescale[LANES];
-} Running;
-
 /* Scores to exponentials; `rescale` is the factor of what was summed before. */
 static void softmax_block(int64_t keys, bool diagonal, float *score, Running *running) {
   for (int lane = 0; lane < LANES; lane++) {
@@ -191,11 +186,7 @@ static void forward(const CpuAttention *a, const AttentionTask *task, float *wor
   for (int64_t block = task->block_begin; block < task->block_end; block++) {
     int64_t first = task->begin + block * BLOCK;
     int64_t queries = task->length - block * BLOCK < BLOCK ? task->length - block * BLOCK : BLOCK;
-    Running running;
-    for (int lane = 0; lane < LANES; lane++) {
-      running.maximum[lane] = splat(-1e30f);
-      running.sum[lane] = splat(0);
-    }
+    Running running = start_running();
     pack_rows(&a->q, a->type, first, queries, BLOCK, column, a->head, padded, query);
     transpose_block(query, padded, scale, query_t);
     int64_t key_end = a->causal ? block * BLOCK + queries : task->length;

@@ -1,12 +1,6 @@
 /* The attention kernels for x86-64-v4: AVX-512. */
 #pragma GCC target("arch=x86-64-v4,prefer-vector-width=512")
-#include <immintrin.h>
+#include "runtime/cpu/attention_avx512.h"
 
-#define VECTOR 16
-#define VECTOR_MAX(a, b) ((Vector)_mm512_max_ps((__m512)(a), (__m512)(b)))
-#define INTERLEAVE_LOW                                                                                                 \
-  { 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23 }
-#define INTERLEAVE_HIGH                                                                                                \
-  { 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31 }
 #define KERNELS attention_kernels_v4
 #include "runtime/cpu/attention_kernels.h"

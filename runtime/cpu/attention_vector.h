@@ -97,3 +97,18 @@ static void rescale_rows(int64_t rows, int64_t padded, const float *factor, floa
     for (int64_t l = 0; l < padded; l += VECTOR)
       *(Vector *)(c + r * padded + l) *= splat(factor[r]);
 }
+
+/* What is known of each query of the block so far: maximum of its scores (f32: base 2; bf16: the products with keys)
+ * and sum of exponentials; `rescale`: the factor of what was summed before the last block of keys. */
+typedef struct Running {
+  Vector maximum[LANES], sum[LANES], rescale[LANES];
+} Running;
+
+static Running start_running(void) {
+  Running running;
+  for (int lane = 0; lane < LANES; lane++) {
+    running.maximum[lane] = splat(-1e30f);
+    running.sum[lane] = splat(0);
+  }
+  return running;
+}

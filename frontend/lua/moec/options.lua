@@ -151,6 +151,13 @@ function lib.at_least(what, value, least)
   return value
 end
 
+function lib.positive(what, value)
+  if not (value > 0) then
+    lib.fail("%s is %s, expected a positive number", what, tostring(value))
+  end
+  return value
+end
+
 -- A pattern of names: `*` stands for any characters, everything else for itself.
 function lib.matches(name, pattern)
   return name:match("^" .. pattern:gsub("[%^%$%(%)%%%.%[%]%+%-%?]", "%%%0"):gsub("%*", ".*") .. "$") ~= nil
