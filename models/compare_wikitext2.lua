@@ -39,7 +39,7 @@ return moec.compare {
   },
   seeds = { 1, 2, 3 },
   budget = { flops = 3e13 },
-  search = { key = "lr", values = { 5e-4, 1e-3, 2e-3, 4e-3 }, budget = 0.25 },
+  search = { key = "lr", values = { 1e-3, 2e-3, 4e-3, 8e-3 }, budget = 0.25 },
   baseline = "dense",
   eval_every = 200,
   checkpoint_every = 500,
