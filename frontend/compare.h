@@ -55,7 +55,7 @@ typedef struct CompareSpec {
   const char *baseline;
   Sweep search; /* key NULL: no search */
   double search_budget;
-  int64_t eval_every, checkpoint_every, parallel;
+  int64_t eval_every, checkpoint_every, probe_every, parallel; /* probe_every 0: never */
 } CompareSpec;
 
 typedef struct Setting {

@@ -139,6 +139,8 @@ static int train(Compare *c, const Job *job, int output) {
   vec_push(c->arena, words, arena_print(c->arena, "--seed=%lld", (long long)job->seed));
   vec_push(c->arena, words, arena_print(c->arena, "--eval-every=%lld", (long long)spec->eval_every));
   vec_push(c->arena, words, arena_print(c->arena, "--checkpoint-every=%lld", (long long)spec->checkpoint_every));
+  if (spec->probe_every > 0 && !job->tried)
+    vec_push(c->arena, words, arena_print(c->arena, "--probe-every=%lld", (long long)spec->probe_every));
   if (job->flops > 0)
     vec_push(c->arena, words, arena_print(c->arena, "--flops=%.17g", job->flops));
   else

@@ -84,6 +84,7 @@ CompareSpec compare_read(Arena *arena, const char *path, const char *data) {
                       .search_budget = number_of(search, "budget"),
                       .eval_every = (int64_t)number_of(json, "eval_every"),
                       .checkpoint_every = (int64_t)number_of(json, "checkpoint_every"),
+                      .probe_every = (int64_t)number_of(json, "probe_every"),
                       .parallel = (int64_t)number_of(json, "parallel")};
   if (!spec.data)
     ir_fail((Loc){path, 0}, "moec.compare: option `data` is missing, and so is --data");

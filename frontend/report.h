@@ -1,8 +1,8 @@
 /* What moec report reads from run directories, and the parts of its page.
  *
- * In: the files of a run (metrics.jsonl, routing.jsonl, probe.jsonl, state.json, log.txt, tuning.json, config.json, the
- * newest checkpoint) and, where a trainer of the same model is at hand, its ledger and forecast. Out: Run, all numbers
- * as they stand in the logs; NAN for what a line does not have. Lines are in the order of the file. */
+ * In: the files of a run (metrics.jsonl, routing.jsonl, probe.jsonl, log.txt, tuning.json, memory.json, config.json,
+ * the newest checkpoint) and, where a trainer of the same model is at hand, its ledger and forecast. Out: Run, all
+ * numbers as they stand in the logs; NAN for what a line does not have. Lines are in the order of the file. */
 #ifndef MOEC_REPORT_H
 #define MOEC_REPORT_H
 
@@ -57,7 +57,7 @@ typedef struct RunPhase {
   const char *name;
   double first, last;  /* updates */
   double flops_before; /* of the phases before it */
-  double memory;       /* bytes, most in arenas; NAN: not recorded */
+  double memory;       /* bytes, most in arenas, of log.txt and memory.json; NAN: not recorded */
   double crossover;    /* experts per token, of tuning.json; NAN: one version */
   const char *crossover_by;
 } RunPhase;
@@ -67,6 +67,7 @@ typedef struct Run {
   const char *model, *machine;
   int index;
   cJSON *config;   /* member "config" of config.json */
+  cJSON *memory;   /* member "phases" of memory.json; NULL: none */
   Update *updates; /* arena vectors */
   Evaluation *evaluations;
   RoutingLine *routing;
@@ -80,9 +81,9 @@ typedef struct Run {
 
 typedef struct Report {
   Arena *arena;
-  Run *runs; /* arena vector, not empty */
-  int token; /* --token; -1: the tokens with most changes */
-  Text page; /* HTML so far */
+  Run *runs;         /* arena vector, not empty */
+  const char *token; /* --token: an id or a piece of text; NULL: the tokens with most changes */
+  Text page;         /* HTML so far */
 } Report;
 
 /* A directory that is no run, or one without a single update, is the user's mistake; a damaged line is said on standard

@@ -24,28 +24,41 @@ static const char *phase_name(const cJSON *phase) {
   return cJSON_IsString(name) ? name->valuestring : "?";
 }
 
-/* One row per phase: bytes of each kind, what the transition into it holds beyond, measured; in MiB. */
-static int memory_block(Plot *plot, const Run *run, bool *measured) {
-  const cJSON *phase;
+/* The bars of a phase: forecast, what the run held, a gap. */
+enum { BARS = 3 };
+
+/* The kinds and what is beyond them at most, in MiB; `memory` NULL: nothing. */
+static void memory_row(Text *text, const cJSON *memory, double most) {
+  double sum = 0;
+  for (int k = 0; k < KINDS; k++) {
+    double bytes = member(memory, kinds[k]);
+    bytes = isfinite(bytes) ? bytes : 0;
+    sum += bytes;
+    text_format(text, "%.6g ", bytes / (1 << 20));
+  }
+  text_format(text, "%.6g\n", fmax(0, isfinite(most) ? most - sum : 0) / (1 << 20));
+}
+
+/* A row for every bar of every phase. -1: nothing to show. */
+static int memory_block(Plot *plot, const Run *run) {
+  const cJSON *phases = cJSON_GetObjectItemCaseSensitive(run->forecast, "phases"), *phase;
+  const cJSON *list = phases ? phases : run->memory;
   Text text = {0};
   int rows = 0;
-  cJSON_ArrayForEach(phase, cJSON_GetObjectItemCaseSensitive(run->forecast, "phases")) {
-    const cJSON *memory = cJSON_GetObjectItemCaseSensitive(phase, "memory");
-    const RunPhase *ran = report_phase(run, phase_name(phase));
-    text_format(&plot->script, "%s%s %d", rows ? ", " : "set xtics noenhanced (",
-                plot_quote(plot->report, phase_name(phase)), rows);
-    rows++;
-    for (int k = 0; k < KINDS; k++)
-      text_format(&text, "%.6g ", member(memory, kinds[k]) / (1 << 20));
-    text_format(&text, "%.6g", fmax(0, member(memory, "entry") - member(memory, "total")) / (1 << 20));
-    if (ran && isfinite(ran->memory))
-      text_format(&text, " %.6g\n", ran->memory / (1 << 20));
-    else
-      text_format(&text, " NaN\n");
-    *measured = *measured || (ran && isfinite(ran->memory));
+  cJSON_ArrayForEach(phase, list) {
+    const char *name = phases ? phase_name(phase) : phase->string;
+    const cJSON *forecast = phases ? cJSON_GetObjectItemCaseSensitive(phase, "memory") : NULL;
+    const cJSON *held = cJSON_GetObjectItemCaseSensitive(run->memory, name);
+    text_format(&plot->script, "%s%s %g", rows ? ", " : "set xtics noenhanced scale 0 (",
+                plot_quote(plot->report, name), rows + 0.5);
+    memory_row(&text, forecast, fmax(member(forecast, "entry"), member(forecast, "total")));
+    memory_row(&text, held, member(held, "arena_peak"));
+    memory_row(&text, NULL, 0);
+    rows += BARS;
   }
   int block = rows ? plot_block(plot, text.data) : -1;
-  text_format(&plot->script, rows ? ")\n" : "");
+  if (rows)
+    text_format(&plot->script, ")\nset xrange [-1:%d]\n", rows - 1);
   text_free(&text);
   return block;
 }
@@ -55,38 +68,39 @@ static const char *memory_summary(Report *report, const Run *run) {
   for (uint32_t i = 0; i < vec_len(run->phases); i++)
     if (isfinite(run->phases[i].memory) && (!most || run->phases[i].memory > most->memory))
       most = &run->phases[i];
-  const char *forecast = html_bytes(report->arena, member(run->forecast, "peak_bytes"));
+  const char *forecast = run->forecast ? arena_print(report->arena, "Forecast peak %s; ",
+                                                     html_bytes(report->arena, member(run->forecast, "peak_bytes")))
+                                       : "No trainer of this model was found, and its forecast is in the trainer "
+                                         "(--trainer=FILE); ";
   if (!most)
-    return arena_print(report->arena, "Forecast peak %s; the run recorded no peak.", forecast);
-  return arena_print(report->arena, "Most held: %s in phase %s; forecast peak %s.",
-                     html_bytes(report->arena, most->memory), most->name, forecast);
+    return arena_print(report->arena, "%sthe run recorded none yet.", forecast);
+  return arena_print(report->arena, "%sthe run held %s at most, in phase %s.", forecast,
+                     html_bytes(report->arena, most->memory), most->name);
 }
 
 static void memory_figure(Report *report, const Run *run) {
   const char *id = arena_print(report->arena, "figure-memory-%d", run->index + 1);
   const char *title = figure_title(report, "Memory by kind", run);
   Plot plot = plot_begin(report, id);
-  bool measured = false;
-  int block = memory_block(&plot, run, &measured);
+  int block = memory_block(&plot, run);
   if (block < 0) {
     html_missing(report, id, title,
-                 "no trainer of this model was found, and its forecast is in the trainer (--trainer=FILE).");
+                 "the run has no memory.json, which comes with its first checkpoint, and no trainer of this model was "
+                 "found, whose forecast would stand here (--trainer=FILE).");
     return;
   }
   text_format(&plot.script,
               "set style data histograms\nset style histogram rowstacked\nset style fill solid 0.9 noborder\n"
-              "set boxwidth 0.5\nset ylabel 'memory (MiB)'\nset yrange [0:*]\n"
+              "set boxwidth 0.85\nset ylabel 'memory (MiB)'\nset yrange [0:*]\n"
               "set key outside right top invert\nplot ");
   for (int k = 0; k < KINDS; k++)
     text_format(&plot.script, "$d%d using %d title '%s' lc rgb '%s', ", block, k + 1, kinds[k], plot_color(k));
-  text_format(&plot.script, "$d%d using %d title 'transition into it' lc rgb '#9096a0'", block, KINDS + 1);
-  if (measured)
-    text_format(&plot.script, ", $d%d using 0:%d with points pt 13 ps 1.1 lc rgb 'black' title 'measured'", block,
-                KINDS + 2);
-  text_format(&plot.script, "\n");
-  plot_end(&plot, 340, title, memory_summary(report, run),
-           "Bars: forecast, per phase; the activation arena is shared by all phases. Diamonds: the most that the run "
-           "held in arenas during the phase, known when it ends.");
+  text_format(&plot.script, "$d%d using %d title 'transition, other' lc rgb '#9096a0'\n", block, KINDS + 1);
+  plot_end(
+      &plot, 340, title, memory_summary(report, run),
+      "A phase's left bar is the forecast, its right bar what the run's arenas held; grey is what there was beyond "
+      "the kinds at the same time at most: the arenas of the phase before during the transition, on a GPU also "
+      "what its libraries work in. The activation arena is shared by all phases.");
 }
 
 /* ---------------------------------------------------------------- time */

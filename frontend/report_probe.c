@@ -68,12 +68,25 @@ static int changes_of(const Run *run, uint32_t token) {
   return changes;
 }
 
-/* Positions of --token, or those with most changes; an arena vector. */
+/* Whether --token, if there is one, means the token at that position: its id, or its text with or without the space
+ * that it may begin with. */
+static bool is_asked_for(const Report *report, const Probe *probe, uint32_t token) {
+  const char *asked = report->token, *text = probe->text ? probe->text[token] : "";
+  char *end;
+  if (!asked)
+    return true;
+  long id = strtol(asked, &end, 10);
+  if (*asked && !*end)
+    return probe->tokens[token] == id;
+  return strcmp(text, asked) == 0 || (text[0] == ' ' && strcmp(text + 1, asked) == 0);
+}
+
+/* Positions of --token, or all, those with most changes first; an arena vector. */
 static uint32_t *choose_tokens(Report *report, const Run *run) {
   uint32_t *chosen = NULL, count = vec_len(run->probe.tokens);
   int *changes = arena_alloc(report->arena, count * sizeof *changes);
   for (uint32_t t = 0; t < count; t++)
-    changes[t] = report->token >= 0 && run->probe.tokens[t] != report->token ? -1 : changes_of(run, t);
+    changes[t] = is_asked_for(report, &run->probe, t) ? changes_of(run, t) : -1;
   while (vec_len(chosen) < TOKENS_SHOWN) {
     uint32_t best = 0;
     for (uint32_t t = 1; t < count; t++)
@@ -86,11 +99,10 @@ static uint32_t *choose_tokens(Report *report, const Run *run) {
   return chosen;
 }
 
-static void path_panel(Plot *plot, const Run *run, uint32_t token) {
+static void path_panel(Plot *plot, const Run *run, uint32_t token, bool last) {
   Report *report = plot->report;
-  char *title = arena_print(report->arena, "%s (position %u)", piece(report, &run->probe, token), token);
-  text_format(&plot->script, "set title %s\nset xlabel 'update'\nset ylabel 'expert (-1: none)'\n",
-              plot_quote(report, title));
+  char *title = arena_print(report->arena, "\"%s\" at position %u", piece(report, &run->probe, token), token);
+  text_format(&plot->script, "set title %s\nset xlabel '%s'\n", plot_quote(report, title), last ? "update" : "");
   bool any = false;
   for (uint32_t k = 0; k < vec_len(run->layers); k++) {
     Text text = {0};
@@ -112,6 +124,20 @@ static void path_panel(Plot *plot, const Run *run, uint32_t token) {
   text_format(&plot->script, "NaN notitle\n");
 }
 
+/* Widens what the axis must show by the token's experts. */
+static void expert_range(const Run *run, uint32_t token, int *most, bool *none) {
+  for (uint32_t i = 0; i < vec_len(run->probe.lines); i++)
+    for (uint32_t k = 0; k < vec_len(run->probe.lines[i].layers); k++) {
+      int expert = run->probe.lines[i].layers[k].expert[token];
+      *most = expert > *most ? expert : *most;
+      *none = *none || expert < 0;
+    }
+}
+
+static const char *times_text(Report *report, int times) {
+  return times == 1 ? "once" : arena_print(report->arena, "%d times", times);
+}
+
 static void path_figure(Report *report, const Run *run) {
   const char *id = figure_id(report, "figure-token", run);
   const char *title = figure_title(report, "The expert of one token over time", run);
@@ -121,22 +147,31 @@ static void path_figure(Report *report, const Run *run) {
   }
   uint32_t *tokens = choose_tokens(report, run);
   if (!tokens) {
-    html_missing(report, id, title, arena_print(report->arena, "token %d is none of the probe tokens.", report->token));
+    html_missing(report, id, title, arena_print(report->arena, "%s is none of the probe tokens.", report->token));
     return;
   }
   Plot plot = plot_begin(report, id);
   plot_panels(&plot, (int)vec_len(tokens), 1);
-  text_format(&plot.script, "set yrange [-1.4:*]\nset key outside right top\nset tmargin 2\nset bmargin 3.2\nset ytics "
-                            "2\nset offsets 0,0,0.4,0\n");
+  bool none = false;
+  int most = 0;
+  for (uint32_t i = 0; i < vec_len(tokens); i++)
+    expert_range(run, tokens[i], &most, &none);
+  text_format(&plot.script,
+              "set yrange [%g:%g]\nset xrange [0:*]\nset ylabel '%s'\nset key outside right top\nset tmargin 2\n"
+              "set bmargin 3.2\nset ytics 0,%d\n",
+              none ? -1.4 : -0.4, most + 0.6, none ? "expert (below 0: none)" : "expert", most / 8 + 1);
   plot_phases(&plot, run, false);
   text_format(&plot.script, "unset label\n"); /* the panels' titles stand there */
   for (uint32_t i = 0; i < vec_len(tokens); i++)
-    path_panel(&plot, run, tokens[i]);
+    path_panel(&plot, run, tokens[i], i + 1 == vec_len(tokens));
   plot_end(&plot, (int)vec_len(tokens) * 210, title,
-           arena_print(report->arena, "\"%s\" changes its strongest expert %d times in all layers.",
-                       piece(report, &run->probe, tokens[0]), changes_of(run, tokens[0])),
-           report->token >= 0 ? "The probe positions that hold the token that was asked for."
-                              : "The probe tokens with most changes; a layer's line is set off a little.");
+           arena_print(report->arena, "\"%s\" at position %u changes its strongest expert %s%s.",
+                       piece(report, &run->probe, tokens[0]), tokens[0], times_text(report, changes_of(run, tokens[0])),
+                       vec_len(run->layers) > 1 ? " in all layers together" : ""),
+           arena_print(report->arena, "%s%s",
+                       report->token ? "Positions of the token that was asked for, those with most changes first."
+                                     : "The probe tokens with most changes.",
+                       vec_len(run->layers) > 1 ? " A layer's line is set off a little." : ""));
 }
 
 /* ---------------------------------------------------------------- fluctuation */
@@ -175,6 +210,7 @@ static double *fluctuations(Report *report, const Run *run, const char *only) {
 static void fluctuation_line(Plot *plot, const double *shares, const char *name, int color, bool first) {
   Text text = {0};
   uint32_t count = vec_len(shares);
+  text_format(&text, "0 0\n");
   for (uint32_t i = 0; i < count; i++)
     if (i + 1 == count || shares[i + 1] > shares[i])
       text_format(&text, "%.6g %.6g\n", 100 * shares[i], 100.0 * (i + 1) / count);
@@ -184,6 +220,22 @@ static void fluctuation_line(Plot *plot, const double *shares, const char *name,
   text_format(&plot->script, "%s$d%d using 1:2 with steps lw 1.5 lc rgb '%s' %s", first ? "plot " : ", ", block,
               plot_color(color), name ? "title " : "notitle");
   text_format(&plot->script, "%s", name ? plot_quote(plot->report, name) : "");
+}
+
+/* Shares of the tokens that change after 20, 50 and 80 % of training, as StableMoE gives them. */
+static void fluctuation_summary(Text *summary, const double *shares, const char *run) {
+  static const double after[] = {0.2, 0.5, 0.8};
+  text_format(summary, "%s%s", run ? run : "", run ? ": " : "");
+  for (size_t i = 0; i < sizeof after / sizeof *after; i++) {
+    uint32_t late = 0;
+    for (uint32_t k = 0; k < vec_len(shares); k++)
+      late += shares[k] > after[i];
+    text_format(summary,
+                i == 0 ? "%.1f %% of the probe tokens still change expert after %.0f %% of training"
+                       : ", %.1f %% after %.0f %%",
+                100.0 * late / vec_len(shares), 100 * after[i]);
+  }
+  text_format(summary, ". ");
 }
 
 static void fluctuation_figure(Report *report) {
@@ -198,17 +250,12 @@ static void fluctuation_figure(Report *report) {
     if (!has_probe(run))
       continue;
     double *all = fluctuations(report, run, NULL);
-    uint32_t late = 0;
-    for (uint32_t k = 0; k < vec_len(all); k++)
-      late += all[k] > 0.5;
-    text_format(&summary, "%s%s%.1f %% of the probe tokens still change expert in the second half of training.",
-                several ? run->name : "", several ? ": " : "", 100.0 * late / vec_len(all));
+    fluctuation_summary(&summary, all, several ? run->name : NULL);
     if (several)
       fluctuation_line(&plot, all, plot_has_key(report) ? run->name : NULL, (int)i, first);
     for (uint32_t k = 0; k < vec_len(run->layers) && !several; k++) {
       fluctuation_line(&plot, fluctuations(report, run, run->layers[k]), run->layers[k], (int)k, k == 0);
     }
-    text_format(&summary, " ");
     first = false;
   }
   text_format(&plot.script, "\n");

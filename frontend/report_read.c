@@ -241,7 +241,7 @@ static const char *read_probe(Reader *r, const cJSON *object) {
   return NULL;
 }
 
-/* ---------------------------------------------------------------- log.txt, tuning.json, config.json */
+/* ---------------------------------------------------------------- log.txt, tuning.json, memory.json, config.json */
 
 /* "MODEL: MACHINE; steps ...", and at a phase's end "step N  PHASE  memory M bytes at most in arenas". */
 static void read_log_line(Reader *r, const char *text, int line) {
@@ -296,6 +296,17 @@ static void read_tuning(Reader *r) {
     p->crossover_by = text_of(r, choice, "by");
   }
   cJSON_Delete(root);
+}
+
+static void read_memory(Reader *r) {
+  cJSON *root = read_json(r, "memory.json"); /* lives as long as the process */
+  const cJSON *phase;
+  r->run->memory = cJSON_GetObjectItemCaseSensitive(root, "phases");
+  cJSON_ArrayForEach(phase, r->run->memory) {
+    RunPhase *p = phase_at(r, arena_intern(r->arena, phase->string));
+    if (p)
+      p->memory = fmax(p->memory, number_of(phase, "arena_peak"));
+  }
 }
 
 static void read_config(Reader *r) {
@@ -396,6 +407,7 @@ Run report_read(Report *report, const char *directory, const char **trainers) {
   read_lines(&r, "probe.jsonl", read_probe);
   read_log(&r);
   read_tuning(&r);
+  read_memory(&r);
   count_parameters(&r);
   read_trainer(&r, trainers);
   return run;

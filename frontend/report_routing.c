@@ -167,16 +167,22 @@ static double member_of(const RoutingLine *line, size_t offset) {
   return value;
 }
 
-static void gate_panel(Plot *plot, const Run *run, const char **layers, const char *label, size_t offset, bool legend) {
+typedef struct GatePanel {
+  const char *label, *range; /* range: of the axis, as gnuplot takes it */
+  size_t offset;             /* in RoutingLine */
+} GatePanel;
+
+static void gate_panel(Plot *plot, const Run *run, const char **layers, const GatePanel *panel, bool legend) {
   Report *report = plot->report;
   bool any = false;
-  text_format(&plot->script, "set xlabel 'update'\nset ylabel %s\nset format x '%%.0f'\n", plot_quote(report, label));
+  text_format(&plot->script, "set xlabel 'update'\nset ylabel %s\nset format x '%%.0f'\nset yrange [%s]\n",
+              plot_quote(report, panel->label), panel->range);
   for (uint32_t k = 0; k < vec_len(layers); k++) {
     double *x = NULL, *y = NULL;
     for (uint32_t i = 0; i < vec_len(run->routing); i++)
       if (run->routing[i].layer == layers[k]) {
         vec_push(report->arena, x, run->routing[i].step);
-        vec_push(report->arena, y, member_of(&run->routing[i], offset));
+        vec_push(report->arena, y, member_of(&run->routing[i], panel->offset));
       }
     int block = plot_series(plot, x, y, vec_len(x));
     if (block < 0)
@@ -197,13 +203,10 @@ static bool has_member(const Run *run, size_t offset) {
 }
 
 static void gate_figure(Report *report, const Run *run) {
-  static const struct {
-    const char *label;
-    size_t offset;
-  } panels[] = {{"entropy (nats)", offsetof(RoutingLine, entropy)},
-                {"weight kept", offsetof(RoutingLine, kept_weight)},
-                {"margin", offsetof(RoutingLine, margin)},
-                {"tokens without an expert", offsetof(RoutingLine, dropped)}};
+  static const GatePanel panels[] = {{"entropy (nats)", "0:0.1<*", offsetof(RoutingLine, entropy)},
+                                     {"weight kept", "*:*", offsetof(RoutingLine, kept_weight)},
+                                     {"margin", "*:*", offsetof(RoutingLine, margin)},
+                                     {"tokens without an expert", "0:1<*", offsetof(RoutingLine, dropped)}};
   const char *id = arena_print(report->arena, "figure-gate-%d", run->index + 1);
   const char *title = figure_title(report, "How decided the gates are", run);
   if (!has_member(run, offsetof(RoutingLine, entropy))) {
@@ -216,7 +219,7 @@ static void gate_figure(Report *report, const Run *run) {
   Plot plot = plot_begin(report, id);
   plot_panels(&plot, 2, 2);
   for (size_t i = 0; i < sizeof panels / sizeof *panels; i++)
-    gate_panel(&plot, run, layers, panels[i].label, panels[i].offset, i == 0);
+    gate_panel(&plot, run, layers, &panels[i], i == 0);
   const RoutingLine *last = &vec_last(run->routing);
   plot_end(&plot, 2 * PANEL_HEIGHT, title,
            arena_print(report->arena, "At update %.0f the gate of %s has an entropy of %.3f nats.", last->step,

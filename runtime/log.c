@@ -14,7 +14,7 @@
 #include "runtime/error.h"
 #include "runtime/files.h"
 
-const char *const log_file[LOG_COUNT] = {"metrics.jsonl", "routing.jsonl", "log.txt"};
+const char *const log_file[LOG_COUNT] = {"metrics.jsonl", "routing.jsonl", "probe.jsonl", "log.txt"};
 
 double log_seconds(void) {
   struct timespec now;
@@ -22,18 +22,25 @@ double log_seconds(void) {
   return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+static int open_file(const char *path, int flags) {
+  int descriptor = open(path, O_RDWR | O_APPEND | O_CLOEXEC | flags, 0666);
+  if (descriptor < 0 && !(errno == ENOENT && !(flags & O_CREAT)))
+    runtime_fail(FAIL_ENVIRONMENT, "cannot write %s: %s", path, strerror(errno));
+  return descriptor;
+}
+
 Log *log_open(const char *directory, const int64_t offsets[LOG_COUNT]) {
   Log *log = runtime_allocate(1, sizeof *log);
   for (int i = 0; i < LOG_COUNT; i++) {
     log->path[i] = string_format("%s/%s", directory, log_file[i]);
-    log->descriptor[i] = open(log->path[i], O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    if (log->descriptor[i] < 0)
-      runtime_fail(FAIL_ENVIRONMENT, "cannot write %s: %s", log->path[i], strerror(errno));
+    log->descriptor[i] = open_file(log->path[i], i == LOG_PROBE && offsets[i] == 0 ? 0 : O_CREAT);
     if (i == 0 && flock(log->descriptor[i], LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
       runtime_fail(FAIL_ENVIRONMENT, "another process is training into %s", directory);
   }
   for (int i = 0; i < LOG_COUNT; i++) {
     struct stat status;
+    if (log->descriptor[i] < 0)
+      continue;
     if (fstat(log->descriptor[i], &status) != 0 || status.st_size < offsets[i])
       runtime_fail(FAIL_USER, "%s: damaged: %lld bytes, the checkpoint was written behind %lld", log->path[i],
                    (long long)status.st_size, (long long)offsets[i]);
@@ -48,6 +55,8 @@ Log *log_open(const char *directory, const int64_t offsets[LOG_COUNT]) {
 
 void log_line(Log *log, int which, Text *line) {
   text_append(line, "\n", 1);
+  if (log->descriptor[which] < 0)
+    log->descriptor[which] = open_file(log->path[which], O_CREAT);
   file_write(log->descriptor[which], log->path[which], line->data, line->size);
   log->offset[which] += (int64_t)line->size;
   line->size = 0;
@@ -100,6 +109,6 @@ void log_progress(Log *log, const char *format, ...) {
 
 void log_sync(Log *log) {
   for (int i = 0; i < LOG_COUNT; i++)
-    if (fsync(log->descriptor[i]) != 0 && errno != EINVAL)
+    if (log->descriptor[i] >= 0 && fsync(log->descriptor[i]) != 0 && errno != EINVAL)
       runtime_fail(FAIL_ENVIRONMENT, "cannot write %s: %s", log->path[i], strerror(errno));
 }

@@ -1,4 +1,4 @@
-/* The three logs of a run and what the user sees of it while it goes on.
+/* The logs of a run and what the user sees of it while it goes on.
  *
  * metrics.jsonl, one object per line:
  *   a training step   step, phase, loss, ce, lr, tau (null where the phase has none), grad_norm, tokens (cumulative),
@@ -7,7 +7,9 @@
  *                     (metric.NAME) as NAME, mean of the micro-batches
  *   an evaluation     step, phase, split, ce, ppl, ppl_gate (where the phase has one), tokens (targets),
  *                     experts_per_token (where tokens are routed)
- * routing.jsonl: step, phase, load (by layer: selected pairs of every expert, summed over the step's micro-batches).
+ * routing.jsonl: step, phase, load (by layer: selected pairs of every expert, summed over the step's micro-batches),
+ *                layers (by layer: what the gate looked like); docs/routing_log.md says what each number is.
+ * probe.jsonl: see probe.h; there from its first line on.
  * log.txt: the lines that say what happened.
  *
  * Each line is one write, so a kill leaves whole lines, and at most one broken one behind the last checkpoint's offset.
@@ -20,12 +22,12 @@
 
 #include "runtime/json.h"
 
-enum { LOG_METRICS, LOG_ROUTING, LOG_TEXT, LOG_COUNT };
+enum { LOG_METRICS, LOG_ROUTING, LOG_PROBE, LOG_TEXT, LOG_COUNT };
 extern const char *const log_file[LOG_COUNT];
 
 typedef struct Log {
   char *path[LOG_COUNT];
-  int descriptor[LOG_COUNT];
+  int descriptor[LOG_COUNT]; /* -1: no such file yet */
   int64_t offset[LOG_COUNT]; /* bytes */
   bool terminal, line_open;  /* a progress line stands on the terminal */
   double start, shown;       /* seconds: of the run, of the last progress */

@@ -3,8 +3,9 @@
  * In: the plan's phases, a data directory. Out: a run directory (design section 1). Holds: after update n everything on
  * disk is a function of (trainer, data, seed, n, conditions); the loop's state is `Trainer`, all of it in a checkpoint.
  *
- * At step n, in this order: evaluation, checkpoint; then, before update n+1 of the next phase, the transition and its
- * evaluation. So a checkpoint at a boundary holds the parameters before the transition, which a resume runs again.
+ * At step n, in this order: evaluation, probe, checkpoint; then, before update n+1 of the next phase, the transition,
+ * its evaluation and probe. So a checkpoint at a boundary holds the parameters before the transition, which a resume
+ * runs again.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -18,13 +19,16 @@
 #include "runtime/error.h"
 #include "runtime/evaluate.h"
 #include "runtime/memory.h"
+#include "runtime/memory_record.h"
 #include "runtime/options.h"
+#include "runtime/probe.h"
+#include "runtime/step_sums.h"
 #include "runtime/token_balance.h"
 #include "runtime/tuning.h"
 
 typedef struct TrainOptions {
   const char *data, *out, *device, *cpu, *tuning;
-  int64_t steps, eval_every, checkpoint_every, routing_every, seed; /* steps, seed: -1 when not given */
+  int64_t steps, eval_every, checkpoint_every, routing_every, probe_every, seed; /* steps, seed: -1 when not given */
   double flops; /* the run ends at the first update whose FLOPs, all together, reach this; 0: no such end */
   bool resume, profile, tune;
 } TrainOptions;
@@ -33,23 +37,19 @@ typedef struct Trainer {
   TrainOptions options;
   Program *program;
   TokenFile *train, *valid;
+  Probe probe;
   DataOrder order;
   Log *log;
   Text line;
   int64_t step, last; /* updates done; the last one */
   double flops;
   Tuning tuning;
+  MemoryRecord memory;
   const char *version;
   double density;          /* experts per token of the last update; negative: none in this phase yet */
   double seconds_per_step; /* smoothed, for the time left */
   const char *checkpoint;  /* the last one written or read; NULL: none */
 } Trainer;
-
-/* What the micro-batches of an update gave, by result of the function. */
-typedef struct Sums {
-  double *scalar; /* loss, ce, pairs: sums; aux.*, metric.*: sums to be divided by `accumulate` */
-  double **load;  /* load.*: by expert */
-} Sums;
 
 static const char *phase_name(const Trainer *t) {
   return t->program->plan->phases[t->program->phase].name;
@@ -104,54 +104,6 @@ static const PlanFunc *choose_version(Trainer *t) {
   return now_wide ? wide : packed;
 }
 
-static bool starts_with(const char *text, const char *prefix) {
-  return strncmp(text, prefix, strlen(prefix)) == 0;
-}
-
-static bool is_scalar(const PlanResult *result) {
-  return !result->parameter && result->type == PLAN_F32 && result->shape.elements == 1 &&
-         !starts_with(result->label, "load.");
-}
-
-static Sums sums_new(const PlanFunc *func) {
-  Sums sums = {runtime_allocate((size_t)func->result_count, sizeof(double)),
-               runtime_allocate((size_t)func->result_count, sizeof(double *))};
-  for (int i = 0; i < func->result_count; i++)
-    if (starts_with(func->results[i].label, "load."))
-      sums.load[i] = runtime_allocate((size_t)func->results[i].shape.elements, sizeof(double));
-  return sums;
-}
-
-static void sums_free(Sums *sums, const PlanFunc *func) {
-  for (int i = 0; i < func->result_count; i++)
-    free(sums->load[i]);
-  free(sums->load);
-  free(sums->scalar);
-}
-
-static void sums_add(Sums *sums, const Executor *executor, const PlanFunc *func) {
-  for (int i = 0; i < func->result_count; i++) {
-    const PlanResult *result = &func->results[i];
-    if (!is_scalar(result) && !sums->load[i])
-      continue;
-    const float *at = executor_result(executor, func, result->label);
-    if (!at)
-      runtime_fail(FAIL_BUG, "result '%s' of %s lies in no memory of activations", result->label, func->name);
-    if (is_scalar(result))
-      sums->scalar[i] += (double)*at;
-    for (int64_t e = 0; sums->load[i] && e < result->shape.elements; e++)
-      sums->load[i][e] += (double)at[e];
-  }
-}
-
-/* The scalar of that name; `otherwise` when the function has none. */
-static double sums_find(const Sums *sums, const PlanFunc *func, const char *label, double otherwise) {
-  for (int i = 0; i < func->result_count; i++)
-    if (!func->results[i].parameter && strcmp(func->results[i].label, label) == 0)
-      return sums->scalar[i];
-  return otherwise;
-}
-
 static Sums run_micro_batches(Trainer *t, const PlanFunc *func) {
   Program *p = t->program;
   const PlanRun *run = &p->plan->run;
@@ -162,7 +114,7 @@ static Sums run_micro_batches(Trainer *t, const PlanFunc *func) {
     program_fill(p, func, t->step);
     program_set_float(p, func, "inverse_targets", (float)(1.0 / (double)(run->batch * run->sequence)));
     executor_run(p->executor, func);
-    sums_add(&sums, p->executor, func);
+    sums_add(&sums, p->executor, &batch);
     executor_sum_gradients(p->executor, micro, run->accumulate);
   }
   return sums;
@@ -198,8 +150,7 @@ static void write_schedule(Text *line, const char *key, const PlanSchedule *sche
 }
 
 /* The line of update number `step` + 1, which is done but not yet counted. */
-static void write_metrics(Trainer *t, const PlanFunc *func, const Sums *sums, float grad_norm, double experts,
-                          double seconds) {
+static void write_metrics(Trainer *t, const Sums *sums, float grad_norm, double experts, double seconds) {
   const Program *p = t->program;
   const PlanRun *run = &p->plan->run;
   int64_t per_step = run->batch * run->sequence;
@@ -207,9 +158,9 @@ static void write_metrics(Trainer *t, const PlanFunc *func, const Sums *sums, fl
   text_format(line, "{\"step\":%" PRId64 ",\"phase\":", t->step + 1);
   text_json_string(line, phase_name(t));
   text_format(line, ",\"loss\":");
-  text_json_double(line, sums_find(sums, func, "loss", NAN));
+  text_json_double(line, sums_find(sums, "loss", NAN));
   text_format(line, ",\"ce\":");
-  text_json_double(line, sums_find(sums, func, "ce", NAN));
+  text_json_double(line, sums_find(sums, "ce", NAN));
   write_schedule(line, "lr", plan_schedule(p->plan, "lr"), t->step);
   write_schedule(line, "tau", program_schedule(p, p->phase, "tau"), t->step - p->phase_start[p->phase]);
   text_format(line, ",\"grad_norm\":");
@@ -220,38 +171,19 @@ static void write_metrics(Trainer *t, const PlanFunc *func, const Sums *sums, fl
   text_format(line, ",\"experts_per_token\":");
   text_json_double(line, experts);
   text_format(line, ",\"version\":\"%s\"", t->version);
-  for (int i = 0; i < func->result_count; i++) {
-    const char *label = func->results[i].label;
-    if (!starts_with(label, "aux.") && !starts_with(label, "metric."))
-      continue;
-    text_append(line, ",", 1);
-    text_json_string(line, strchr(label, '.') + 1);
-    text_append(line, ":", 1);
-    text_json_double(line, sums->scalar[i] / (double)run->accumulate);
-  }
+  sums_write_means(line, sums, run->accumulate);
   text_append(line, "}", 1);
   log_line(t->log, LOG_METRICS, line);
 }
 
-static void write_routing(Trainer *t, const PlanFunc *func, const Sums *sums) {
+static void write_routing(Trainer *t, const Sums *sums) {
   Text *line = &t->line;
-  const char *separator = "";
-  if (routed_layers(func) == 0 || t->step % t->options.routing_every != 0)
+  if (routed_layers(sums->func) == 0 || t->step % t->options.routing_every != 0)
     return;
   text_format(line, "{\"step\":%" PRId64 ",\"phase\":", t->step + 1);
   text_json_string(line, phase_name(t));
-  text_format(line, ",\"load\":{");
-  for (int i = 0; i < func->result_count; i++) {
-    if (!sums->load[i])
-      continue;
-    text_format(line, "%s", separator);
-    text_json_string(line, strchr(func->results[i].label, '.') + 1);
-    for (int64_t e = 0; e < func->results[i].shape.elements; e++)
-      text_format(line, "%s%.0f", e ? "," : ":[", sums->load[i][e]);
-    text_append(line, "]", 1);
-    separator = ",";
-  }
-  text_append(line, "}}", 2);
+  sums_write_routing(line, sums);
+  text_append(line, "}", 1);
   log_line(t->log, LOG_ROUTING, line);
 }
 
@@ -272,8 +204,8 @@ static void run_step(Trainer *t) {
   double start = log_seconds();
   const PlanFunc *func = choose_version(t);
   Sums sums = run_micro_batches(t, func);
-  tuning_keep(&t->tuning, t->program->executor, t->options.out);
-  double loss = sums_find(&sums, func, "loss", NAN), pairs = sums_find(&sums, func, "pairs", 0);
+  tuning_keep(&t->tuning, t->program->executor, t->options.out, t->log);
+  double loss = sums_find(&sums, "loss", NAN), pairs = sums_find(&sums, "pairs", 0);
   if (!isfinite(loss))
     diverged(t, t->step + 1, "the loss", loss);
   float grad_norm = run_update(t);
@@ -284,9 +216,9 @@ static void run_step(Trainer *t) {
   t->flops += (double)run->accumulate * func->flops + pairs * func->flops_per_pair;
   t->density = experts;
   double seconds = log_seconds() - start;
-  write_metrics(t, func, &sums, grad_norm, experts, seconds);
-  write_routing(t, func, &sums);
-  sums_free(&sums, func);
+  write_metrics(t, &sums, grad_norm, experts, seconds);
+  write_routing(t, &sums);
+  sums_free(&sums);
   t->step++;
   show_progress(t, loss, experts, seconds);
 }
@@ -295,7 +227,7 @@ static void run_step(Trainer *t) {
 
 static void run_evaluation(Trainer *t) {
   Evaluation e = evaluate(t->program, t->valid, t->step);
-  tuning_keep(&t->tuning, t->program->executor, t->options.out);
+  tuning_keep(&t->tuning, t->program->executor, t->options.out, t->log);
   evaluation_print(&t->line, t->program, &e, "valid", t->step);
   log_line(t->log, LOG_METRICS, &t->line);
   if (isnan(e.ce_gate))
@@ -303,6 +235,22 @@ static void run_evaluation(Trainer *t) {
   else
     log_note(t->log, "step %" PRId64 "  %s  valid ppl %.3f  with the training gate %.3f", t->step, phase_name(t),
              exp(e.ce), exp(e.ce_gate));
+}
+
+/* With --probe-every: before the first update, so that what the first line lacks is said at once. */
+static void begin_probe(const Trainer *t) {
+  if (t->options.probe_every == 0)
+    return;
+  if (probe_possible(t->program))
+    probe_begin(&t->probe, t->program, t->log);
+  else
+    log_note(t->log, "--probe-every=%" PRId64 ": no phase of this model has gates, there is nothing to probe",
+             t->options.probe_every);
+}
+
+static void run_probe(Trainer *t) {
+  if (t->options.probe_every > 0 && probe_write(&t->probe, t->program, t->log, t->step))
+    tuning_keep(&t->tuning, t->program->executor, t->options.out, t->log);
 }
 
 static void conditions(const Trainer *t, CheckpointState *s) {
@@ -348,6 +296,7 @@ static void run_checkpoint(Trainer *t) {
   log_note(t->log, "step %" PRId64 "  %s  checkpoint step-%08" PRId64, t->step, s.phase, t->step);
   memcpy(s.log_offset, t->log->offset, sizeof s.log_offset);
   log_sync(t->log);
+  memory_record_write(&t->memory, p);
   checkpoint_write(t->options.out, p, &s);
   t->checkpoint = checkpoint_newest(t->options.out);
 }
@@ -369,6 +318,7 @@ static void run_transition(Trainer *t) {
     token_balance(t->program->arenas, before, t->train);
   t->density = -1;
   run_evaluation(t);
+  run_probe(t);
 }
 
 static bool due(int64_t step, int64_t every) {
@@ -384,6 +334,8 @@ static void train_loop(Trainer *t, bool resumed) {
     if (fresh && !start) {
       if (ends || boundary || due(t->step, t->options.eval_every))
         run_evaluation(t);
+      if (ends || boundary || due(t->step, t->options.probe_every))
+        run_probe(t);
       if (ends || boundary || due(t->step, t->options.checkpoint_every))
         run_checkpoint(t);
     }
@@ -484,6 +436,7 @@ static void start_resumed(Trainer *t, const char *path) {
   checkpoint_load(path, p, &s, true);
   tuning_read(&t->tuning, string_format("%s/tuning.json", t->options.out));
   tuning_start(&t->tuning, p->executor);
+  memory_record_read(&t->memory, p->plan);
   t->log = log_open(t->options.out, s.log_offset);
   t->step = s.step;
   t->flops = s.flops;
@@ -519,6 +472,7 @@ static void open_data(Trainer *t) {
   t->valid = token_file_open(t->options.data, "valid");
   token_file_check(t->train, run->vocabulary, run->sequence + 1);
   token_file_check(t->valid, run->vocabulary, 2);
+  t->probe = (Probe){t->train, t->valid, string_format("%s/tokenizer", t->options.data)};
   if (t->valid->tokenizer_hash != t->train->tokenizer_hash)
     runtime_fail(FAIL_USER, "%s: made by another tokenizer than %s", t->valid->path, t->train->path);
 }
@@ -534,6 +488,7 @@ static TrainOptions parse(int argc, char **argv) {
                             {"--eval-every", OPTION_INTEGER, &o.eval_every, 0},
                             {"--checkpoint-every", OPTION_INTEGER, &o.checkpoint_every, 0},
                             {"--routing-every", OPTION_INTEGER, &o.routing_every, 1},
+                            {"--probe-every", OPTION_INTEGER, &o.probe_every, 0},
                             {"--seed", OPTION_INTEGER, &o.seed, 0},
                             {"--tune", OPTION_FLAG, &o.tune, 0},
                             {"--tuning", OPTION_TEXT, &o.tuning, 0},
@@ -573,6 +528,7 @@ int trainer_train(int argc, char **argv) {
   const PlanRun *run = &t.program->plan->run;
   open_data(&t);
   t.tuning = tuning_new(t.program->plan);
+  t.memory = memory_record_new(t.options.out, t.program->plan);
   t.last = t.options.steps >= 0 ? t.options.steps : t.options.flops > 0 ? INT64_MAX : run->steps;
   bool resumed = start(&t);
   t.order = data_order(t.train, run->sequence, t.program->seed);
@@ -588,6 +544,7 @@ int trainer_train(int argc, char **argv) {
     log_note(t.log, "step %" PRId64 " is done already", t.last);
     return 0;
   }
+  begin_probe(&t);
   executor_set_profile(t.program->executor, t.options.profile);
   train_loop(&t, resumed);
   executor_print_profile(t.program->executor, stdout);

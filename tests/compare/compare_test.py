@@ -90,7 +90,7 @@ def prepare(t):
 
 THREE = f"""
   data = "data", {COMMON}, seeds = {{ 1, 2 }}, budget = {{ steps = 40 }}, baseline = "dense",
-  sweep = {{ experts = {{ 2, 4 }} }}, eval_every = 10, checkpoint_every = 10,
+  sweep = {{ experts = {{ 2, 4 }} }}, eval_every = 10, checkpoint_every = 10, probe_every = 15,
   runs = {{ {model("dense")}, {model("switch")},
     {model("evomoe", ", shares = { shared_steps = 0.3, anneal_steps = 0.2, dense_steps = 0.2 }")} }},"""
 
@@ -132,6 +132,11 @@ def test_three_models_killed(t):
     assert rows["switch", "experts=4"]["parameters"] > rows["switch", "experts=2"]["parameters"]
     for (name, setting), row in rows.items():
         assert f"| {name} " in printed and f"{row['valid']['mean']:.3f} ± {row['valid']['spread']:.3f}" in printed
+    for name, setting, expected in (("dense", "base", None), ("switch", "experts=2", [15, 30, 40]),
+                                    ("evomoe", "experts=4", [12, 15, 20, 20, 30, 40])):
+        probed = t.path("three", name, setting, "seed-1", "probe.jsonl")
+        found = [line["step"] for line in lines_of(probed)[1:]] if os.path.exists(probed) else None
+        assert found == expected, (name, found)
     phases = [line["phase"] for line in log(t.path("three", "evomoe", "experts=4", "seed-2")) if "split" not in line]
     assert [phases.count(p) for p in ("shared", "dense", "top1")] == [12, 8, 20], phases
     trainer = json.loads(read(os.path.join(victim, "done.json")))["trainer"]

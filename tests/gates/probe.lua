@@ -7,7 +7,7 @@ local c = moec.config {
   gate = "switch", batch = 2, seq = 8, vocab = 16, experts = 4, d = 4, k = 2, steps = 20,
   threshold = 0.001, weight = "paper", balance = 0.1, capacity = 0.0, second = "all", normalize = "after",
   importance = 0.01, load = 0.01, gamma = 1.0, entropy = 1e-6, table = "random", first = 10, word_d = 4, groups = 1,
-  mask = 0.1, residual = false, layers = 1,
+  mask = 0.1, residual = false, layers = 1, accumulate = 1, diagnostics = true,
 }
 
 local dts = gate.dts { threshold = c.threshold, weight = c.weight, balance = c.balance }
@@ -38,7 +38,12 @@ local phases = ({
     return { { name = "p", gate = gate.expert_choice { capacity = c.capacity, groups = c.groups } } }
   end,
   hash = function()
-    return { { name = "p", gate = gate.hash { vocab = c.vocab, table = c.table } } }
+    local p = { name = "p", gate = gate.hash { vocab = c.vocab, table = c.table } }
+    if c.table == "random" or c.table == "balanced" then
+      return { p }
+    end
+    p.enter = phase.diversify { mask = 0.0 }
+    return { { name = "dense", steps = 5, experts = 1 }, p }
   end,
   base = function()
     return { { name = "p", gate = gate.base { groups = c.groups } } }
@@ -56,7 +61,7 @@ local function residual(x, e)
 end
 
 return moec.model {
-  name = "probe", task = "lm", config = c, steps = c.steps, phases = phases,
+  name = "probe", task = "lm", config = c, steps = c.steps, phases = phases, diagnostics = c.diagnostics,
   optimizer = moec.optim.adam { lr = 0.01, weight_decay = 0.1 },
   forward = function(b)
     local x = embed(b.tokens)

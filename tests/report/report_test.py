@@ -1,4 +1,4 @@
-"""moec report: report_test.py BUILD. Tiny runs of two gates, and a run whose logs are written here so that every number
+"""moec report: report_test.py BUILD. Tiny runs of three gates, and a run whose logs are written here so that every number
 of the page is known; headless Chromium opens the pages, where it is installed.
 
 What the page must say is computed here from the logs that were written, by code that shares nothing with the report's.
@@ -71,23 +71,23 @@ def report(t, name, *words, says=()):
 
 def prepare(t):
     make_text(t.path("text"), 6000)
-    t.data, t.evomoe, t.switch = t.path("data"), t.path("evomoe"), t.path("switch")
-    run(t.moec, "data", t.path("text"), "-o", t.data, "--tokenizer=bytes")
-    for out, model in ((t.evomoe, "gpt_evomoe"), (t.switch, "gpt_switch")):
+    t.data, t.evomoe, t.stable, t.switch = t.path("data"), t.path("evomoe"), t.path("stable"), t.path("switch")
+    run(t.moec, "data", t.path("text"), "-o", t.data, "--tokenizer=spm:512")
+    for out, model in ((t.evomoe, "gpt_evomoe"), (t.stable, "gpt_stable"), (t.switch, "gpt_switch")):
         run(t.moec, "build", os.path.join(ROOT, "models", model + ".lua"), "-D", "size=tiny", "--target=cpu", "-o", t.path(model))
-        run(t.path(model), "train", "--data", t.data, "--out", out, "--routing-every=1", "--eval-every=5")
+        run(t.path(model), "train", "--data", t.data, "--out", out, "--routing-every=1", "--eval-every=5", "--probe-every=2")
     shutil.copy(t.path("gpt_evomoe"), os.path.join(t.evomoe, "trainer"))  # where moec train leaves it
 
 
-def test_two_runs(t):
-    page = report(t, "two.html", t.evomoe, t.switch, f"--trainer={t.path('gpt_switch')}")
-    for i in SUMMARY + FIGURES + [f"{name}-{k}" for name in OF_A_RUN for k in (1, 2)]:
-        assert i in page.ids, i
-    shown = set(page.labels)
-    for i in ["figure-loss", "figure-perplexity", "figure-density", "figure-time"] + \
-            [f"{name}-{k}" for name in ("figure-load", "figure-memory") for k in (1, 2)]:
-        assert i in shown and i not in page.missing, i
-    for out in (t.evomoe, t.switch):  # the main numbers are the logs' own
+def test_three_runs(t):
+    """Every figure of real runs is there, none is missing."""
+    t.runs = (t.evomoe, t.stable, t.switch)
+    t.page = page = report(t, "three.html", *t.runs, *(f"--trainer={t.path(model)}" for model in ("gpt_switch", "gpt_stable")))
+    for i in SUMMARY + FIGURES + [f"{name}-{k}" for name in OF_A_RUN for k in (1, 2, 3)]:
+        assert i in page.ids and i not in page.missing, i
+        assert i in page.labels or not i.startswith("figure"), i
+    assert not page.missing, page.missing
+    for out in t.runs:  # the main numbers are the logs' own
         lines = log(out)
         assert "%.4g" % [l for l in lines if "split" not in l][-1]["loss"] in page.labels["figure-loss"], out
         assert "%.4g" % [l for l in lines if l.get("split") == "valid"][-1]["ppl"] in page.labels["figure-perplexity"], out
@@ -96,7 +96,54 @@ def test_two_runs(t):
     assert "fuse_gate" in page.text and "forecast" in page.text
     forecast = json.loads(run(t.path("gpt_evomoe"), "info", "--forecast"))  # what the memory figure is drawn from
     assert [phase["name"] for phase in forecast["phases"]] == ["shared", "dense", "top1"]
-    assert f"forecast peak {forecast['peak_bytes'] / 2**20:.1f} MiB" in page.labels["figure-memory-1"], page.labels
+    recorded = json.loads(read(os.path.join(t.evomoe, "memory.json")))["phases"]
+    most = max(recorded, key=lambda name: recorded[name]["arena_peak"])
+    said = f"Forecast peak {forecast['peak_bytes'] / 2**20:.1f} MiB; the run held {recorded[most]['arena_peak'] / 2**20:.1f} MiB at most, in phase {most}."
+    assert said in page.labels["figure-memory-1"], (said, page.labels["figure-memory-1"])
+
+
+def paths_of(out):
+    """The first line of probe.jsonl, the steps, and the strongest expert of every probe token at each of them; one layer."""
+    first, *lines = log(out, "probe.jsonl")
+    (layer,) = lines[0]["expert"]
+    return first, lines, [line["step"] for line in lines], list(zip(*(line["expert"][layer] for line in lines)))
+
+
+def test_probe_numbers(t):
+    """StableMoE's fluctuation, the paths and the experts' tokens, recomputed from the lines that the runs wrote."""
+    for k, out in enumerate(t.runs, 1):
+        first, lines, steps, paths = paths_of(out)
+        last_steps = [max([step for step, expert in zip(steps, path) if expert != path[-1]], default=0) for path in paths]
+        shares = [100 * sum(step / 30 > after for step in last_steps) / len(paths) for after in (0.2, 0.5, 0.8)]
+        said = "%s: %.1f %% of the probe tokens still change expert after 20 %% of training, %.1f %% after 50 %%, %.1f %% after 80 %%." % (
+            os.path.basename(out), *shares)
+        assert said in t.page.labels["figure-fluctuation"], (said, t.page.labels["figure-fluctuation"])
+        changes = [sum(a != b for a, b in zip(path, path[1:])) for path in paths]
+        token = changes.index(max(changes))
+        assert f"at position {token} changes its strongest expert {max(changes)} times." in t.page.labels[f"figure-token-{k}"], changes
+        mean = sum(sum(numbers) for numbers in lines[-1]["experts"].values()) / len(paths)
+        assert f"{mean:.2f} experts per probe token at update 30" in t.page.labels[f"figure-difficulty-{k}"]
+        for expert in range(4):
+            share = 100 * sum(path[-1] == expert for path in paths) / len(paths)
+            assert f"h2.moe{expert}{share:.1f} %" in t.page.text, (out, expert, share)
+        if out == t.stable:  # the distilled router does not move once it is frozen
+            frozen = [line["expert"] for line in lines if line["phase"] == "frozen"]
+            assert len(frozen) > 5 and all(experts == frozen[0] for experts in frozen) and max(last_steps) <= 10, last_steps
+        else:
+            assert shares[1] > 0, shares
+
+
+def test_token_of_a_run(t):
+    """--token takes a text as well, with or without the space before a word."""
+    first, _, _, paths = paths_of(t.switch)
+    word = next(text[1:] for text in first["text"] if text.startswith(" ") and len(text) > 3)
+    positions = [i for i, text in enumerate(first["text"]) if text.lstrip(" ") == word]
+    changes = {i: sum(a != b for a, b in zip(paths[i], paths[i][1:])) for i in positions}
+    best = max(positions, key=lambda i: (changes[i], -i))
+    for asked in (word, first["tokens"][best]):
+        label = report(t, "word.html", t.switch, f"--token={asked}").labels["figure-token-1"]
+        assert f"at position {best} changes its strongest expert" in label or first["tokens"][best] != asked, (label, best)
+        assert word in label, label
 
 
 def known_run(t):
@@ -122,6 +169,8 @@ def known_run(t):
             file.write(json.dumps({"step": step, "phase": "dense", "expert": {"h2.moe": [3 if step <= s and s < 20 else i % 2 for s, i in
                                                                                        zip(settled, tokens)]},
                                    "experts": {"h2.moe": [1 + i for i in tokens]}, "loss": [1.0 + i for i in tokens]}) + "\n")
+    kinds = dict(parameters=1, gradients=1, moments=2, accumulators=0, activations=3, arena_peak=8)
+    write(os.path.join(out, "memory.json"), json.dumps({"phases": {"dense": {kind: n << 20 for kind, n in kinds.items()}}}))
     t.settled = [s if s < 20 else 0 for s in settled]
     return out
 
@@ -131,14 +180,15 @@ def test_known_numbers(t):
     page = report(t, "known.html", t.known)
     for i in SUMMARY + FIGURES + [name + "-1" for name in OF_A_RUN]:
         assert i in page.ids, i
-    assert page.missing == {"figure-memory-1", "ledger-1"}, page.missing  # there is no trainer of it
+    assert page.missing == {"ledger-1"}, page.missing  # there is no trainer of it
+    assert "its forecast is in the trainer (--trainer=FILE); the run held 8.0 MiB at most, in phase dense" in page.labels["figure-memory-1"]
     late = 100 * sum(s / 20 > 0.5 for s in t.settled) / len(t.settled)
-    assert f"{late:.1f} % of the probe tokens still change" in page.labels["figure-fluctuation"], page.labels
+    assert f"{late:.1f} % after 50 %" in page.labels["figure-fluctuation"], page.labels
     assert "3.00 times its even share, and 2 experts have nothing" in page.labels["figure-load-1"]
     assert "entropy of 0.125" in page.labels["figure-gate-1"]
     assert "2.50 experts per probe token at update 20" in page.labels["figure-difficulty-1"]
     assert "100 ms per update" in page.labels["figure-time"]
-    assert "changes its strongest expert 1 time" in page.labels["figure-token-1"]
+    assert "changes its strongest expert once" in page.labels["figure-token-1"]
     assert "12.25" in page.labels["figure-perplexity"]
     row = re.search(r"h2\.moe050\.0 %<b>\s8\s*\u23ce\s8", page.text)  # half of the tokens: two pieces, eight of each
     assert row, page.text[page.text.find("each expert sees"):][:600]
@@ -148,7 +198,7 @@ def test_chosen_token(t):
     page = report(t, "token.html", t.known, "--token=1")
     assert page.labels["figure-token-1"].count("it's") == 1
     page = report(t, "token.html", t.known, "--token=99")
-    assert "figure-token-1" in page.missing and "token 99 is none of the probe tokens" in page.text
+    assert "figure-token-1" in page.missing and "99 is none of the probe tokens" in page.text
 
 
 def test_damaged(t):
@@ -159,9 +209,10 @@ def test_damaged(t):
     write(os.path.join(damaged, "metrics.jsonl"), "\n".join(lines) + "\n" + '{"step":')  # the last is under way
     os.remove(os.path.join(damaged, "probe.jsonl"))
     os.remove(os.path.join(damaged, "routing.jsonl"))
-    page = report(t, "damaged.html", damaged, says=("metrics.jsonl:3: damaged: no JSON object; this line and 1 more",))
+    write(os.path.join(damaged, "memory.json"), "{")
+    page = report(t, "damaged.html", damaged, says=("metrics.jsonl:3: damaged: no JSON object; this line and 1 more", "memory.json: damaged"))
     assert "metrics.jsonl:3: damaged" in page.text
-    assert {"figure-load-1", "figure-fluctuation", "figure-token-1", "table-experts-1"} <= page.missing, page.missing
+    assert {"figure-memory-1", "figure-load-1", "figure-fluctuation", "figure-token-1", "table-experts-1"} <= page.missing, page.missing
 
 
 def test_errors(t):

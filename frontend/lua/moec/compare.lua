@@ -148,7 +148,7 @@ end
 local kinds = {
   data = "string?", runs = "table", seeds = "table?", budget = "table", baseline = "string?", config = "table?",
   shares = "table?", sweep = "table?", search = "table?", eval_every = "integer?", checkpoint_every = "integer?",
-  parallel = "integer?",
+  probe_every = "integer?", parallel = "integer?",
 }
 
 function lib.moec.compare(given)
@@ -166,6 +166,7 @@ function lib.moec.compare(given)
   check_search(spec)
   spec.eval_every = whole_of("moec.compare: eval_every", spec.eval_every or 100, 1)
   spec.checkpoint_every = whole_of("moec.compare: checkpoint_every", spec.checkpoint_every or 200, 1)
+  spec.probe_every = whole_of("moec.compare: probe_every", spec.probe_every or 0, 0)
   spec.parallel = whole_of("moec.compare: parallel", spec.parallel or 1, 1)
   check_names(spec)
   return { kind = "compare", spec = spec }

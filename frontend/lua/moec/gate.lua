@@ -96,20 +96,24 @@ local function dts_train(self, z, g)
     { k = self.is_hard and 1 or g.experts, losses = { balance = { gate.balance(balanced, mask, g), o.balance } } }
 end
 
--- Evaluation: Top-1 without noise, with the weight of training at the current tau (paper) or at tau 1 (code).
-local function dts_evaluate(self, z, g)
-  local o = self.options
-  local tau = o.eval_tau or (o.weight == "paper" and temperature(g) or 1)
-  local p = core.rename(op.softmax(tau == 1 and z or z / tau), "p")
-  return p, op.topk_mask(p, 1), { k = 1 }
-end
-
 -- The dense gate of training without its noise: what a dense phase's ppl_gate measures.
 local function dts_evaluate_dense(self, z, g)
   local o = self.options
   local p = core.rename(op.softmax(z / temperature(g)), "p")
   local mask = threshold_mask(p, o.threshold, g.experts)
   return o.weight == "paper" and p or op.softmax(z), mask, { k = g.experts }
+end
+
+-- Evaluation: Top-1 without noise, with the weight of training at the current tau (paper) or at tau 1 (code).
+local function dts_evaluate(self, z, g)
+  local o = self.options
+  local tau = o.eval_tau or (o.weight == "paper" and temperature(g) or 1)
+  local p = core.rename(op.softmax(tau == 1 and z or z / tau), "p")
+  local training_mask
+  if context.current.mode == "probe" and self.evaluates_dense then
+    training_mask = select(2, dts_evaluate_dense(self, z, g))
+  end
+  return p, op.topk_mask(p, 1), { k = 1, training_mask = training_mask }
 end
 
 local function dts_apply(self, x, g)
@@ -147,9 +151,8 @@ function gate.dts(given)
   o.balance = o.balance or 0.1
   if not (o.threshold >= 0 and o.threshold < 1) then
     lib.fail("gate.dts: the threshold is %s, expected one in [0,1)", tostring(o.threshold))
-  elseif o.eval_tau and not (o.eval_tau > 0) then
-    lib.fail("gate.dts: eval_tau is %s, expected a positive number", tostring(o.eval_tau))
   end
+  lib.positive("gate.dts: eval_tau", o.eval_tau or 1)
   return dts(o, false)
 end
 

@@ -132,11 +132,12 @@ local function stable_apply(self, x, g)
     return capacity and op.capacity(mask, capacity, { groups = o.groups }) or mask
   end
   if not g.training or o.stage == 2 then
-    return weight, kept(op.topk_mask(distilled, 1)), { k = 1 }
+    local mask = op.topk_mask(distilled, 1)
+    return weight, kept(mask), { k = 1, chosen = capacity and mask }
   end
   local target = op.argmax(z)
   local mask = op.one_hot(target, { columns = g.expert_dim })
-  return weight, kept(mask), { k = 1, losses = {
+  return weight, kept(mask), { k = 1, chosen = capacity and mask, losses = {
     balance = { stable_balance(mask, weight, g), o.balance },
     distill = { lib.live_mean(op.cross_entropy(distilled, target)), o.distill },
   } }

@@ -93,9 +93,7 @@ function gate.dselect(given)
   o.k, o.gamma, o.entropy, o.unreached = o.k or 2, o.gamma or 1, o.entropy or 0, o.unreached or 1
   lib.at_least("gate.dselect: k", o.k, 1)
   lib.at_least("gate.dselect: entropy", o.entropy, 0)
-  if not (o.gamma > 0) then
-    lib.fail("gate.dselect: gamma is %s, expected a positive number", tostring(o.gamma))
-  end
+  lib.positive("gate.dselect: gamma", o.gamma)
   return lib.make_gate("dselect", o, dselect_apply)
 end
 
@@ -116,8 +114,6 @@ end
 function gate.expert_choice(given)
   local o = lib.options("gate.expert_choice", given or {}, { capacity = "number?", groups = "integer?", init = "init?" })
   o.capacity = o.capacity or 2
-  if not (o.capacity > 0) then
-    lib.fail("gate.expert_choice: the capacity is %s, expected a positive number", tostring(o.capacity))
-  end
+  lib.positive("gate.expert_choice: the capacity", o.capacity)
   return lib.make_gate("expert_choice", o, expert_choice_apply)
 end

@@ -5,9 +5,37 @@ local op, context, gate = lib.op, lib.context, lib.gate
 
 local NEVER <const> = -1e30 -- a score that no other can be below
 
--- Mean over live tokens of logsumexp(z)^2.
-local function z_loss(z)
+-- The mean over live tokens of logsumexp(z)^2, which keeps scores small (ST-MoE, Zoph et al. 2022).
+function gate.z_loss(z)
+  context.get("gate.z_loss")
+  lib.check_type("gate.z_loss: the scores", z, "tensor")
   return lib.live_mean(op.square(op.logsumexp(z)))
+end
+
+-- Each number of what the router sees times a random one in (1 - jitter, 1 + jitter), in training.
+local function jittered(x, jitter, g)
+  if not g.training or jitter == 0 then
+    return x
+  end
+  return x * (op.random_uniform(core.dim(x, -1)) * (2 * jitter) + (1 - jitter))
+end
+
+local function check_jitter(what, jitter)
+  if not (jitter >= 0 and jitter < 1) then
+    lib.fail("%s: the jitter is %s, expected one in [0,1)", what, tostring(jitter))
+  end
+end
+
+-- The losses of training on scores z whose probabilities are p; `counted`: the mask whose tokens count.
+local function usual_losses(o, z, p, counted, g)
+  local losses = {}
+  if g.training then
+    losses.balance = { gate.balance(p, counted, g), o.balance }
+    if o.z_loss > 0 then
+      losses.z = { gate.z_loss(z), o.z_loss }
+    end
+  end
+  return losses
 end
 
 local function check_k(what, k, experts)
@@ -40,22 +68,13 @@ lib.capacity_of = capacity_of
 -- those are part of the gate's kernel.
 local function switch_apply(self, x, g)
   local o = self.options
-  if g.training and o.jitter > 0 then
-    x = x * (op.random_uniform(core.dim(x, -1)) * (2 * o.jitter) + (1 - o.jitter))
-  end
-  local z = lib.gate_scores(self, x, g)
+  local z = lib.gate_scores(self, jittered(x, o.jitter, g), g)
   local p = core.rename(op.softmax(z), "p")
   local mask = op.topk_mask(p, 1)
   local capacity = capacity_of(self, 1, g)
   local kept = capacity and op.capacity(mask, capacity, { groups = o.groups }) or mask
-  local losses = {}
-  if g.training then
-    losses.balance = { gate.balance(p, mask, g), o.balance }
-    if o.z_loss > 0 then
-      losses.z = { z_loss(z), o.z_loss }
-    end
-  end
-  return p, kept, { k = 1, losses = losses }
+  local losses = usual_losses(o, z, p, mask, g)
+  return p, kept, { k = 1, losses = losses, chosen = capacity and mask }
 end
 
 function gate.switch(given)
@@ -64,9 +83,7 @@ function gate.switch(given)
     init = "init?" }))
   o.balance, o.jitter, o.z_loss = o.balance or 0.01, o.jitter or 0, o.z_loss or 0
   lib.at_least("gate.switch: z_loss", o.z_loss, 0)
-  if not (o.jitter >= 0 and o.jitter < 1) then
-    lib.fail("gate.switch: the jitter is %s, expected one in [0,1)", tostring(o.jitter))
-  end
+  check_jitter("gate.switch", o.jitter)
   return lib.make_gate("switch", o, switch_apply)
 end
 
@@ -77,22 +94,25 @@ end
 local function topk_apply(self, x, g)
   local o = self.options
   check_k("gate.topk", o.k, g.experts)
-  local p = core.rename(op.softmax(lib.gate_scores(self, x, g)), "p")
+  local z = lib.gate_scores(self, jittered(x, o.jitter, g), g)
+  local p = core.rename(op.softmax(z), "p")
   local mask = op.topk_mask(p, o.k)
   local weight = p
   if o.normalize then
-    local kept = p * mask
-    weight = kept / op.sum(kept, -1)
+    weight = p / op.sum(p * mask, -1)
   end
-  local losses = g.training and { balance = { gate.balance(p, op.topk_mask(p, 1), g), o.balance } } or {}
+  local losses = usual_losses(o, z, p, g.training and op.topk_mask(p, 1), g)
   return weight, mask, { k = o.k, losses = losses }
 end
 
 function gate.topk(given)
   local o = lib.options("gate.topk", given or {},
-    { k = "integer", balance = "number?", normalize = "boolean?", init = "init?" })
+    { k = "integer", balance = "number?", jitter = "number?", z_loss = "number?", normalize = "boolean?",
+      init = "init?" })
   lib.at_least("gate.topk: k", o.k, 1)
-  o.balance = o.balance or 0.01
+  o.balance, o.jitter, o.z_loss = o.balance or 0.01, o.jitter or 0, o.z_loss or 0
+  lib.at_least("gate.topk: z_loss", o.z_loss, 0)
+  check_jitter("gate.topk", o.jitter)
   if o.normalize == nil then
     o.normalize = o.k > 1
   end
@@ -132,39 +152,37 @@ local function gshard_apply(self, x, g)
   local second = second_choice(self, z, first, g)
   local weight = p
   if o.normalize == "before" then
-    local both = p * (first + second)
-    weight = both / (op.sum(both, -1) + 1e-9)
+    weight = p / (op.sum(p * (first + second), -1) + 1e-9)
   end
   if g.training and o.second == "random" then
     local chance = op.sum(weight * second, -1) * (1 / o.threshold)
     second = second * op.greater(chance, op.random_uniform(1))
   end
   local mask = first + second
+  local chosen = mask
   local capacity = capacity_of(self, 2, g)
   if capacity then
     mask = op.capacity(mask, capacity, { groups = o.groups, priority = queue(self, p, first, second, g) })
   end
   if o.normalize == "after" then
-    local kept = p * mask
-    weight = kept / op.maximum(op.sum(kept, -1), 1.1920929e-7)
+    weight = p / op.maximum(op.sum(p * mask, -1), 1.1920929e-7)
   end
-  local losses = g.training and { balance = { gate.balance(p, first, g), o.balance } } or {}
-  return weight, mask, { k = 2, losses = losses }
+  local losses = usual_losses(o, z, p, first, g)
+  return weight, mask, { k = 2, losses = losses, chosen = capacity and chosen }
 end
 
 -- second: "sampling" adds Gumbel noise to the scores, "all" takes the second best, "random" keeps the second best with
 -- probability weight/threshold; in evaluation, without noise, all three are "all".
 function gate.gshard(given)
   local o = read_capacity("gate.gshard", lib.options("gate.gshard", given or {}, { balance = "number?",
-    second = "string?", threshold = "number?", normalize = "string?", priority = "string?", capacity = "number?",
-    eval_capacity = "number?", groups = "integer?", init = "init?" }))
-  o.balance, o.threshold = o.balance or 0.01, o.threshold or 0.5
+    z_loss = "number?", second = "string?", threshold = "number?", normalize = "string?", priority = "string?",
+    capacity = "number?", eval_capacity = "number?", groups = "integer?", init = "init?" }))
+  o.balance, o.threshold, o.z_loss = o.balance or 0.01, o.threshold or 0.5, o.z_loss or 0
+  lib.at_least("gate.gshard: z_loss", o.z_loss, 0)
   o.second = lib.choice("gate.gshard: second", o.second or "sampling", { "sampling", "all", "random" })
   o.normalize = lib.choice("gate.gshard: normalize", o.normalize or "after", { "after", "before", "none" })
   o.priority = lib.choice("gate.gshard: priority", o.priority or "token", { "token", "probability" })
-  if not (o.threshold > 0) then
-    lib.fail("gate.gshard: the threshold is %s, expected a positive number", tostring(o.threshold))
-  end
+  lib.positive("gate.gshard: the threshold", o.threshold)
   return lib.make_gate("gshard", o, gshard_apply)
 end
 
@@ -217,9 +235,7 @@ function gate.noisy_topk(given)
   o.k, o.importance, o.load, o.epsilon = o.k or 2, o.importance or 0.01, o.load or 0.01, o.epsilon or 0.01
   o.init = o.init or lib.init.zeros()
   lib.at_least("gate.noisy_topk: k", o.k, 1)
-  if not (o.epsilon > 0) then
-    lib.fail("gate.noisy_topk: epsilon is %s, expected a positive number", tostring(o.epsilon))
-  end
+  lib.positive("gate.noisy_topk: epsilon", o.epsilon)
   return lib.make_gate("noisy_topk", o, noisy_apply)
 end
 
@@ -239,8 +255,7 @@ local function sigmoid_apply(self, x, g)
   bias:next(bias.value + op.reshape(direction, { g.expert_dim }) * o.rate)
   local weight = p
   if o.normalize then
-    local kept = p * mask
-    weight = kept / (op.sum(kept, -1) + 1e-20)
+    weight = p / (op.sum(p * mask, -1) + 1e-20)
   end
   local losses = g.training and o.balance > 0 and { balance = { gate.balance(p, mask, g), o.balance } } or {}
   return weight * o.scale, mask, { k = o.k, losses = losses }

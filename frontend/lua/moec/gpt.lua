@@ -25,8 +25,8 @@ function gpt.config(own)
   end
   local keys = {
     vocab = 50257, seq = 1024, batch = 64, accumulate = 1, layers = 24, d = 1024, heads = 16, dropout = 0.1,
-    precision = "f32", experts = 16, moe_every = 2, lr = 2.5e-4, warmup = 10000, weight_decay = 0.1, clip = 0.0,
-    steps = 200000,
+    precision = "f32", experts = 16, moe_every = 2, moe_layers = "", lr = 2.5e-4, warmup = 10000, weight_decay = 0.1,
+    clip = 0.0, steps = 200000,
   }
   local tiny = {
     vocab = 512, seq = 64, batch = 8, layers = 2, d = 64, heads = 4, experts = 4, lr = 2e-3, warmup = 5, steps = 30,
@@ -50,6 +50,26 @@ local function check_arguments(what, c, x, b)
   end
   lib.need_rows(what .. ": the second argument", x)
   lib.check_type(what .. ": the third argument", b, "table")
+end
+
+-- Whether block number i has the experts: every `moe_every`-th, or those that `moe_layers` names ("2,4").
+function gpt.has_experts(c, i)
+  lib.check_type("moec.gpt.has_experts: the number of the block", i, "integer")
+  local named = rawget(c, "moe_layers")
+  lib.check_type("moec.gpt.has_experts: config.moe_layers", named, "string")
+  if named == "" then
+    return i % c.moe_every == 0
+  end
+  local found = false
+  for word in string.gmatch(named .. ",", "([^,]*),") do
+    local number = math.tointeger(tonumber(word))
+    if not number or number < 1 or number > c.layers then
+      lib.fail("moe_layers = \"%s\": found `%s`, expected numbers of blocks, 1 to %d, with commas between", named, word,
+        c.layers)
+    end
+    found = found or number == i
+  end
+  return found
 end
 
 local function attention_block(c, x, b)
@@ -87,10 +107,11 @@ function gpt.residual_experts(c, x, b, sublayers)
   return x + nn.moe(x, { experts = c.experts, expert = expert, ids = b.tokens })
 end
 
-local gpt_options = { name = "string", config = "table", phases = "table", experts = "function?", additional = "boolean?" }
+local gpt_options = { name = "string", config = "table", phases = "table", experts = "function?", additional = "boolean?",
+  diagnostics = "boolean?" }
 
 -- experts(c, x, b): the MoE layer as a function of the residual stream (gpt.experts). It replaces the feed-forward layer
--- of every `moe_every`-th block; additional = true: it stands behind the middle block, which stays as it is.
+-- of the blocks that gpt.has_experts names; additional = true: it stands behind the middle block, which stays as it is.
 function gpt.model(given)
   local o = lib.options("moec.gpt.model", given, gpt_options)
   local c, experts = o.config, o.experts or gpt.experts
@@ -107,10 +128,11 @@ function gpt.model(given)
       x = feed_forward(c, x)
       return i == c.layers // 2 and experts(c, x, b) or x
     end
-    return i % c.moe_every == 0 and experts(c, x, b) or feed_forward(c, x)
+    return gpt.has_experts(c, i) and experts(c, x, b) or feed_forward(c, x)
   end
   return lib.moec.model {
     name = o.name, task = "lm", config = c, steps = c.steps, precision = c.precision, phases = o.phases,
+    diagnostics = o.diagnostics,
     forward = function(b)
       local x = nn.dropout(embed(b.tokens) + nn.positions(b.position, { max = c.seq, d = c.d }), c.dropout)
       for i = 1, c.layers do

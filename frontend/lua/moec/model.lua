@@ -10,6 +10,7 @@ local model_options = {
   forward = "function",
   steps = "integer?",
   precision = "string?",
+  diagnostics = "boolean?",
   loss = "table?",
   optimizer = "optimizer",
   phases = "table?",
@@ -27,6 +28,7 @@ function lib.moec.model(given)
   if not (m.loss.label_smoothing >= 0 and m.loss.label_smoothing < 1) then
     lib.fail("moec.model: label_smoothing is %s, expected a number in [0,1)", tostring(m.loss.label_smoothing))
   end
+  m.diagnostics = m.diagnostics ~= false
   m.phases = m.phases or { { name = "train" } }
   return m
 end
@@ -128,8 +130,9 @@ local function new_context(m, p, mode, collects)
   local scope = sample and "function" or "module"
   local n = core.symbol("N", sample and m.seq or m.tokens, scope)
   local s = core.symbol("S", sample and 1 or m.segments, scope)
-  local c = { rows = core.number(n), micro_tokens = m.tokens, accumulate = m.accumulate, phase = p, mode = mode, training = training, collects = collects, table = p.table, path = "", counts = {},
-    draws = {}, declared = {}, next_values = {}, losses = {}, layers = {}, values = {} }
+  local c = { rows = core.number(n), micro_tokens = m.tokens, accumulate = m.accumulate, phase = p, mode = mode,
+    training = training, diagnoses = training and m.diagnostics, collects = collects, table = p.table, path = "",
+    counts = {}, draws = {}, declared = {}, next_values = {}, losses = {}, layers = {}, values = {} }
   for key, count in next, context.outer_counts do
     c.counts[key] = count
   end
@@ -137,8 +140,11 @@ local function new_context(m, p, mode, collects)
     c[name] = core.argument(name, dtype, shape)
   end
   argument("tokens", "i32", { n })
+  local averages = mode ~= "sample" and mode ~= "probe"
   if not sample then
     argument("targets", "i32", { n })
+  end
+  if averages then
     argument("weight", "f32", { n })
   end
   argument("position", "i32", { n })
@@ -150,7 +156,7 @@ local function new_context(m, p, mode, collects)
   end
   if sample then
     argument("last", "i32", { 1 })
-  else
+  elseif averages then
     argument("inverse_targets", "f32", {})
   end
   for _, name in ipairs(lib.sorted_keys(p.schedules)) do
@@ -208,13 +214,16 @@ local function training_results(m, c, ce)
   core.result("loss", loss == ce and ce or core.rename(loss, "loss"))
 end
 
--- How many expert-token pairs were selected, and where they went.
+-- How many expert-token pairs were selected, where they went, and what the gates looked like.
 local function routing_results(c)
   local pairs_sum
   for _, layer in ipairs(c.layers) do
     local selected
     if layer.load then
       core.result("load." .. layer.name, layer.load)
+      for _, name in ipairs(lib.sorted_keys(layer.routing or {})) do
+        core.result("routing." .. name .. "." .. layer.name, scalar(layer.routing[name]))
+      end
       selected = scalar(op.sum(layer.load, -1))
     else
       selected = scalar(op.sum(c.live_column(), 0))
@@ -244,6 +253,11 @@ local function check_logits(m, c, logits, n)
   return logits
 end
 
+-- The cross-entropy of every token; nn.moe adds what it chose for it.
+local function probe_results(c, logits, n)
+  core.result("token_loss", op.reshape(op.cross_entropy(logits, c.targets), { n }))
+end
+
 -- Builds @PHASE.MODE. Returns its context.
 local function build_function(m, p, mode, collects)
   core.begin(p.name .. "." .. mode, p.table)
@@ -254,6 +268,8 @@ local function build_function(m, p, mode, collects)
   context.check_complete(c)
   if mode == "sample" then
     core.result("logits", logits)
+  elseif mode == "probe" then
+    probe_results(c, logits, n)
   else
     local ce = cross_entropy(m, c, logits, n)
     if c.training then
@@ -317,6 +333,15 @@ local function check_patterns(what, patterns, records)
   end
 end
 
+local function has_gates(c)
+  for _, layer in ipairs(c.layers) do
+    if layer.load then
+      return true
+    end
+  end
+  return false
+end
+
 -- Finds the phase's parameters by building its train function; shares the table of the phase before where it can.
 local function build_phase(m, p, before)
   core.mark()
@@ -336,6 +361,9 @@ local function build_phase(m, p, before)
   build_function(m, p, "eval", false)
   if c.evaluates_dense then
     build_function(m, p, "eval_gate", false)
+  end
+  if has_gates(c) then
+    build_function(m, p, "probe", false)
   end
   build_function(m, p, "sample", false)
 end

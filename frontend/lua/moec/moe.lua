@@ -59,10 +59,17 @@ local function ask_gate(c, path, gate, x, g)
   local n = x:shape()[1]
   check_rows("the gate's weight", weight, n, g.experts)
   check_rows("the gate's mask", mask, n, g.experts)
-  bounds = lib.options("the gate's third result", bounds or {}, { k = "integer?", rows = "integer?", losses = "table?" })
+  bounds = lib.options("the gate's third result", bounds or {}, { k = "integer?", rows = "integer?", losses = "table?",
+    chosen = "tensor?", training_mask = "tensor?" })
   bounds.k = bounds.k or g.experts
   if bounds.k < 1 or bounds.k > g.experts then
     lib.fail("the gate's bound k is %d, expected 1 to %d, the number of experts", bounds.k, g.experts)
+  end
+  if bounds.training_mask then
+    check_rows("the gate's training_mask", bounds.training_mask, n, g.experts)
+  end
+  if bounds.chosen then
+    check_rows("the gate's chosen", bounds.chosen, n, g.experts)
   end
   check_losses(bounds.losses or {})
   return weight, mask, bounds
@@ -102,6 +109,19 @@ local function route(mask, bounds)
   return { pair = pair, off = off, slot = slot }
 end
 
+local lowest = -1e30 -- below any weight
+
+-- What the probe writes of a layer: each token's expert of the largest weight, -1 for none, and how many experts the
+-- token gets: by the training gate without noise where that selects otherwise than the gate of evaluation.
+local function note_probe(c, path, weight, mask, training_mask)
+  local n = core.dim(mask, 0)
+  local some = op.cast(op.max(mask, -1), "i32")
+  local strongest = (op.argmax(op.select(mask, weight, lowest)) + 1) * some - 1
+  local selected = op.sum(training_mask and training_mask * c.live_column() or mask, -1)
+  core.result("expert." .. path, op.reshape(strongest, { n }))
+  core.result("experts." .. path, op.reshape(op.cast(selected, "i32"), { n }))
+end
+
 local function many_experts(self, c, x, experts, expert_dim)
   local o = self.options
   local gate = o.gate or c.phase.gate
@@ -114,17 +134,24 @@ local function many_experts(self, c, x, experts, expert_dim)
   c.evaluates_dense = c.evaluates_dense or type(gate) == "table" and gate.evaluates_dense
   local weight, mask, bounds = ask_gate(c, self.path, gate, x, gate_record(c, o, experts, expert_dim))
   mask = core.rename(mask * c.live_column(), "mask")
-  weight = core.rename(op.select(mask, weight, 0), "w")
+  local selected = core.rename(op.select(mask, weight, 0), "w")
+  local layer = { name = self.path, load = op.sum(mask, 0) }
+  if c.diagnoses then
+    layer.routing = lib.diagnose(c, experts, weight, mask, selected, bounds.chosen)
+  end
+  table.insert(c.layers, layer)
+  if c.mode == "probe" then
+    note_probe(c, self.path, weight, mask, bounds.training_mask)
+  end
   local rows = route(mask, bounds)
   local packed = op.dispatch(x, rows.pair, rows.slot)
   local expert = lib.packed_experts(self.path, o, expert_dim, rows)
   local out = with_pair_index(c, rows, experts, function()
     return expert(packed)
   end)
-  local y = op.combine(out * op.pack(weight, rows.pair, rows.slot), rows.slot, rows.pair)
+  local y = op.combine(out * op.pack(selected, rows.pair, rows.slot), rows.slot, rows.pair)
   note_losses(c, bounds.losses or {})
-  table.insert(c.layers, { name = self.path, load = op.sum(mask, 0) })
-  return y, op.sum(weight, -1)
+  return y, op.sum(selected, -1)
 end
 
 local function one_expert(self, c, x, expert_dim)

@@ -35,17 +35,20 @@ local function origin(record, old, new)
   return "grow"
 end
 
--- Fills in record.origin and record.birth, the number of the phase with which its Adam count starts.
+-- Fills in record.origin and record.birth, the number of the phase with which its Adam count starts. A model with one
+-- expert everywhere goes through the phases of its larger ones: there is nothing to grow.
 function lib.trace_origins(old, new, number)
-  local grown = false
+  local grown, one, many = false, false, false
   for _, record in ipairs(new.order) do
     record.origin = old and origin(record, old, new) or "fresh"
     grown = grown or record.origin == "grow"
+    one = one or record.expert and record.shape[1] == 1
+    many = many or record.expert and record.shape[1] > 1
     local before = old and old.params[record.name]
     local restarts = record.origin == "grow" and new.enter.moments == "zero"
     record.birth = before and not before.frozen and not restarts and before.birth or number
   end
-  if new.enter and not grown then
+  if new.enter and not grown and (many or not one) then
     lib.fail("phase %s has `enter`, but no expert parameter grows in it", new.name)
   end
 end
