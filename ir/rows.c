@@ -286,6 +286,13 @@ static const char *operand_refusal(const Group *g, const Inst *inst, int k, cons
   }
 }
 
+static const char *rows_text(const Func *f, RowSpace space) {
+  Arena *arena = f->module->arena;
+  if (space.extent == NO_VALUE)
+    return arena_print(arena, "%lld row%s", (long long)space.rows, space.rows == 1 ? "" : "s");
+  return arena_print(arena, "the rows that %%%s counts (of %lld)", f->values[space.extent].name, (long long)space.rows);
+}
+
 static const char *inst_refusal(const Group *g, const Inst *inst) {
   const Func *f = g->f;
   const char *name = value_name(g, inst->output[0]);
@@ -309,8 +316,7 @@ static const char *inst_refusal(const Group *g, const Inst *inst) {
     return NULL;
   }
   if (!row_space_equal(row_space(f, inst), g->space))
-    refuse("%s has %lld rows, the kernel's loop has %lld", name, (long long)row_space(f, inst).rows,
-           (long long)g->space.rows);
+    refuse("%s has %s, the kernel's loop %s", name, rows_text(f, row_space(f, inst)), rows_text(f, g->space));
   return NULL;
 }
 

@@ -2,7 +2,7 @@
 local moec = require "moec"
 
 local c = moec.gpt.config {
-  balance = 0.01, capacity = 1.0, eval_capacity = 0.0, groups = 64, second = "sampling", normalize = "after",
+  balance = 0.01, z_loss = 0.0, capacity = 1.0, eval_capacity = 0.0, groups = 64, second = "sampling", normalize = "after",
   priority = "token",
   tiny = { groups = 2 },
   small = { groups = 4 },
@@ -15,7 +15,7 @@ return moec.gpt.model {
     {
       name = "gshard",
       gate = moec.gate.gshard {
-        balance = c.balance, capacity = c.capacity, eval_capacity = c.eval_capacity, groups = c.groups,
+        balance = c.balance, z_loss = c.z_loss, capacity = c.capacity, eval_capacity = c.eval_capacity, groups = c.groups,
         second = c.second, normalize = c.normalize, priority = c.priority,
       },
     },

@@ -6,7 +6,7 @@ local nn, gate, optim, init = moec.nn, moec.gate, moec.optim, moec.init
 local c = moec.config {
   vocab = 50257, seq = 1024, batch = 64, accumulate = 1, layers = 24, d = 1024, heads = 16, dropout = 0.1,
   precision = "f32", -- or "bf16": matrix products take bf16 operands
-  experts = 16, moe_every = 2, balance = 0.01, jitter = 0.0, z_loss = 0.0,
+  experts = 16, moe_every = 2, moe_layers = "", balance = 0.01, jitter = 0.0, z_loss = 0.0,
   capacity = 0.0, eval_capacity = 0.0, groups = 64,
   lr = 2.5e-4, warmup = 10000, weight_decay = 0.1, clip = 0.0, steps = 200000,
   sizes = {
@@ -32,7 +32,7 @@ local function block(x, b, i)
   local attention = { heads = c.heads, causal = true, segments = b.off, out_init = before_residual }
   x = x + nn.dropout(nn.attention(nn.layer_norm(x), attention), c.dropout)
   local h = nn.layer_norm(x)
-  if i % c.moe_every == 0 then
+  if moec.gpt.has_experts(c, i) then
     h = nn.moe(h, { experts = c.experts, hidden = 4 * c.d, ids = b.tokens, out_init = before_residual })
   else
     h = nn.ffn(h, { hidden = 4 * c.d, out_init = before_residual })

@@ -11,10 +11,10 @@
 
 #include <stdlib.h>
 
-FuseLimits fuse_limits(const PassContext *context) {
-  return (FuseLimits){.operands = pass_setting_int(context, "operands", 24),
-                      .buffers = pass_setting_int(context, "buffers", 12),
-                      .instructions = pass_setting_int(context, "instructions", 96)};
+FuseLimits fuse_limits(const PassContext *context, FuseLimits otherwise) {
+  return (FuseLimits){.operands = pass_setting_int(context, "operands", otherwise.operands),
+                      .buffers = pass_setting_int(context, "buffers", otherwise.buffers),
+                      .instructions = pass_setting_int(context, "instructions", otherwise.instructions)};
 }
 
 /* ---------------------------------------------------------------- facts */

@@ -19,8 +19,8 @@ typedef struct FuseLimits {
   int64_t instructions; /* in one group */
 } FuseLimits;
 
-/* The limits of the running pass: --PASS:operands=24 ... */
-FuseLimits fuse_limits(const PassContext *context);
+/* The limits of the running pass: --PASS:operands=24 ... or, where the command line says nothing, `otherwise`. */
+FuseLimits fuse_limits(const PassContext *context, FuseLimits otherwise);
 #define FUSE_OPTIONS "operands buffers instructions"
 
 /* `member`: by instruction, whether it may be grouped; it must be a row_op outside of every group. `seed`: by

@@ -110,6 +110,7 @@ double fuse_kept_bytes(const Fuse *s, uint32_t last) {
 
 /* ---------------------------------------------------------------- limits */
 
+/* A column sum counts once: its partial sums take the place of its result until the last row. */
 static int64_t count_operands(const Fuse *s) {
   const Set set = trial_set(s);
   ValueId *seen = NULL;
@@ -118,7 +119,6 @@ static int64_t count_operands(const Fuse *s) {
     const Inst *inst = &s->f->insts[set.insts[i]];
     for (int k = 0; k < inst->output_count; k++)
       count += read_outside(s, set, inst->output[k]);
-    count += row_is_column_sum(s->f, inst); /* the buffer of its partial sums */
     for (int k = 0; k < inst->input_count; k++)
       if (is_memory_operand(s, set, inst, k) && !contains(seen, inst->input[k])) {
         vec_push(s->arena, seen, inst->input[k]);

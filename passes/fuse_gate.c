@@ -98,7 +98,8 @@ static bool *find_gates(const Func *f) {
 
 bool pass_fuse_gate(PassContext *context) {
   Module *m = context->module;
-  const FuseLimits limits = fuse_limits(context);
+  /* Wider than those of fuse_rows: rows of few columns cost little to read, write and keep. */
+  const FuseLimits limits = fuse_limits(context, (FuseLimits){.operands = 32, .buffers = 12, .instructions = 160});
   bool changed = false;
   for (uint32_t i = 0; i < vec_len(m->funcs); i++) {
     const bool *seed = find_gates(m->funcs[i]);

@@ -7,7 +7,7 @@
 
 bool pass_fuse_rows(PassContext *context) {
   Module *m = context->module;
-  const FuseLimits limits = fuse_limits(context);
+  const FuseLimits limits = fuse_limits(context, (FuseLimits){.operands = 24, .buffers = 12, .instructions = 96});
   bool changed = false;
   for (uint32_t i = 0; i < vec_len(m->funcs); i++) {
     Func *f = m->funcs[i];

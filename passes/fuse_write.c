@@ -78,13 +78,18 @@ static const char *decide_group(const Fuse *s, const Cluster *c) {
   return arena_print(s->arena, "fused: %s (decision %d: saves %s)", ops, number, saves);
 }
 
+/* A group that stands already is a gate's. */
 static const char *pair_refusal(Fuse *s, uint32_t first, uint32_t second) {
-  if (s->clusters[first].closed || s->clusters[second].closed)
-    return "one of them stands in a group that another pass has formed";
   const char *reason = fuse_kernel_refusal(s);
   if (reason == NULL)
     reason = fuse_order_refusal(s, vec_last(s->trial));
-  return reason != NULL ? reason : "the search was greedy: they could be joined only before others were";
+  if (reason != NULL)
+    return reason;
+  if (s->clusters[second].closed)
+    return "a gate's kernel begins with its product, which reads rows from memory";
+  if (s->clusters[first].closed)
+    return arena_print(s->arena, "a gate's kernel holds rows of at most %d columns", ROW_PRODUCT_MAX);
+  return "the search was greedy: they could be joined only before others were";
 }
 
 /* Producer and consumer that stayed apart. */
@@ -105,17 +110,18 @@ static void decide_apart(Fuse *s, uint32_t first, uint32_t second) {
   decide(s->context->ledger, site, chosen, alternatives, kernels_cost(apart, 2), reason);
 }
 
-/* Each pair of clusters, one of which reads what the other makes, once. */
+/* Each pair of clusters, one of which reads what the other makes, once; not of two groups that stood already. */
 static void decide_refusals(Fuse *s) {
   for (uint32_t c = 0; c < vec_len(s->clusters); c++) {
     const Cluster *reader = &s->clusters[c];
     uint32_t *told = NULL;
-    for (uint32_t i = 0; i < vec_len(reader->members) && !reader->closed; i++) {
+    for (uint32_t i = 0; i < vec_len(reader->members); i++) {
       const Inst *inst = &s->f->insts[reader->members[i]];
       for (int k = 0; k < inst->input_count; k++) {
         const uint32_t root = fuse_root(s, inst->input[k]);
         const uint32_t maker = root == UINT32_MAX ? NO_CLUSTER : s->cluster[root];
-        bool known = maker == NO_CLUSTER || maker == c || !(has_seed(s, reader) || has_seed(s, &s->clusters[maker]));
+        bool known = maker == NO_CLUSTER || maker == c || (reader->closed && s->clusters[maker].closed) ||
+                     !(has_seed(s, reader) || has_seed(s, &s->clusters[maker]));
         for (uint32_t t = 0; t < vec_len(told); t++)
           known |= told[t] == maker;
         if (known)

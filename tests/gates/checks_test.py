@@ -253,8 +253,12 @@ def check_13(c):
 
 def check_14(c):
     t = c.trainer(gate="stable", vocab=256, d=8, residual=True)
-    out = t.train(c.data(), 20)
+    out = t.train(c.data(), 20, "--probe-every", 1)
     change, end = t.checkpoint(out, 10), t.checkpoint(out, 20)
+    probes = map(json.loads, (out / "probe.jsonl").read_text().splitlines()[1:])
+    routes = [(line["step"], line["expert"]) for line in probes]
+    last = max(step for step, expert in routes if expert != routes[-1][1])
+    c.say(0 < last < 10, f"the last fluctuation is at step {last}, the router is frozen at 10")
     router = [name for name in end if ".router." in name]
     c.say(len(router) == 2, f"parameters of the router: {router}")
     for name in router:
@@ -309,10 +313,39 @@ def check_16(c):
     c.near(found, expected, "the loss of unmasked copies with equal weights")
 
 
-def transition(t, given):
+def transition(t, given, name="shared_to_dense"):
     write(t.directory / "in", {"step": integers([], [5]), **given})
-    command(t.path, "exec", "--func=shared_to_dense", f"--in={t.directory / 'in'}", f"--out={t.directory / 'out'}")
+    command(t.path, "exec", f"--func={name}", f"--in={t.directory / 'in'}", f"--out={t.directory / 'out'}")
     return read(t.directory / "out")
+
+
+def cluster(rows, count, iterations):
+    """Lloyd's algorithm from evenly spaced rows; of centres equally near, the first."""
+    centres = [rows[i * (len(rows) // count)] for i in range(count)]
+    for last in range(iterations + 1):
+        chosen = [min(range(count), key=lambda c: sum((a - b)**2 for a, b in zip(row, centres[c]))) for row in rows]
+        if last == iterations:
+            return chosen
+        for c in range(count):
+            members = [row for row, own in zip(rows, chosen) if own == c]
+            centres[c] = [sum(column) / len(members) for column in zip(*members)] if members else centres[c]
+
+
+def check_clusters(c):
+    """The tables of Hash that follow an embedding: clusters to experts, or each cluster spread over all of them."""
+    words = scores(64, 4, seed=5)
+    clusters = cluster(words, 4, 10)
+    c.say(clusters != cluster(words, 4, 0), "the first clusters are the last: nothing is tried")
+    tables = {}
+    for table in ("clustered", "dispersed"):
+        t = c.trainer(gate="hash", table=table, vocab=64)
+        out = transition(t, {"@dense::embedding.w": matrix(words)}, "dense_to_p")
+        tables[table] = [int(x) for x in out["param @hash_table"].data]
+    c.say(tables["clustered"] == clusters, f"the clusters are {tables['clustered']}, expected {clusters}")
+    for own in range(4):
+        spread = [expert for expert, which in zip(tables["dispersed"], clusters) if which == own]
+        expected = [(own + place) % 4 for place in range(len(spread))]
+        c.say(spread == expected, f"cluster {own} is spread as {spread}, expected {expected}")
 
 
 def check_bias(c):

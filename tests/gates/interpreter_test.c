@@ -16,11 +16,8 @@
 
 #include "frontend/script.h"
 #include "ir/eval.h"
-#include "passes/pipeline.h"
 #include "runtime/data.h"
-
-/* Parts of the compiler's executable that packaging refers to; no trainer is packaged here. */
-const unsigned char moec_runtime_start[1], moec_runtime_end[1], moec_shim_start[1], moec_shim_end[1];
+#include "tests/gates/golden.h"
 
 static const double tolerance = 1e-9;
 static int failed, compared;
@@ -45,23 +42,10 @@ static void compare(const Case *c, const char *key, double found, double expecte
   printf("%s: %s is %.13g, expected %.13g (relative difference %.2g)\n", c->name, key, found, expected, error);
 }
 
-static char *read_file(Arena *arena, const char *path) {
-  FILE *in = fopen(path, "rb");
-  char *text = NULL; /* an arena vector */
-  if (!in) {
-    perror(path);
-    exit(1);
-  }
-  for (int c; (c = getc(in)) != EOF;)
-    vec_push(arena, text, (char)c);
-  fclose(in);
-  return text;
-}
-
 /* The tokeniser `bytes`, as a token file. */
 static TokenFile *byte_tokens(Arena *arena, const char *root) {
-  const char *text = read_file(arena, arena_print(arena, "%s/tests/parity/train.txt", root));
-  const int64_t count = vec_len(text);
+  const char *text = golden_read_file(arena, arena_print(arena, "%s/tests/parity/train.txt", root));
+  const int64_t count = vec_len(text) - 1;
   int32_t *tokens = arena_alloc(arena, (size_t)count * sizeof *tokens);
   for (int64_t i = 0; i < count; i++)
     tokens[i] = (unsigned char)text[i];
@@ -87,13 +71,6 @@ static const char **defines_of(Arena *arena, const cJSON *config) {
              cJSON_IsString(key) ? arena_print(arena, "%s=%s", key->string, key->valuestring)
                                  : arena_print(arena, "%s=%.17g", key->string, key->valuedouble));
   return defines;
-}
-
-static void differentiate(Module *m) {
-  const char **only = NULL;
-  vec_push(m->arena, only, "autodiff");
-  PipelineOptions options = {.only = only};
-  pipeline_run(m, &options, ledger_new(m->arena));
 }
 
 /* False when a parameter is what only a trainer knows. */
@@ -205,15 +182,13 @@ static void compare_update(const Case *c, Evaluation *const *runs) {
 
 static bool run_case(const char *root, const char *path) {
   Arena *arena = arena_new();
-  char *text = read_file(arena, path);
-  vec_push(arena, text, '\0');
-  Case c = {.arena = arena, .name = strrchr(path, '/') + 1, .golden = cJSON_Parse(text)};
+  Case c = {.arena = arena, .name = strrchr(path, '/') + 1, .golden = golden_read(arena, path)};
   c.config = cJSON_GetObjectItem(c.golden, "config");
   c.seed = (int64_t)cJSON_GetObjectItem(c.golden, "seed")->valuedouble;
   const char *model = cJSON_GetObjectItem(c.golden, "model")->valuestring;
   ScriptOptions options = {.path = arena_print(arena, "%s/%s", root, model), .defines = defines_of(arena, c.config)};
   Module *m = script_compile(arena, &options).module;
-  differentiate(m);
+  golden_differentiate(m);
   c.module = m;
   c.accumulate = m->accumulate;
   c.train = module_find_func(m, arena_print(arena, "%s.train", m->phases[0]->name));

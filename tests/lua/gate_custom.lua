@@ -31,5 +31,7 @@ return moec.model {
 -- CHECK: %mask: f32[N,4] = mul{{.*}}gate_custom.lua:18
 -- CHECK: %pair: i32[2*N<%off_2>], %off_2: i32[5], %slot: i32[N,2] = route %mask {k=2}
 -- CHECK-LABEL: func @top2.train
--- CHECK: %[[SUM:.*]]: f32[N,1] = sum %[[KEPT:.*]] {axis=-1}
--- CHECK: div %[[KEPT]], %[[SUM]]
+-- CHECK: %p: f32[N,4] = softmax
+-- CHECK: %[[KEPT:.*]]: f32[N,4] = mul %p, %topk_mask
+-- CHECK: %[[SUM:.*]]: f32[N,1] = sum %[[KEPT]] {axis=-1}
+-- CHECK: div %p, %[[SUM]]

@@ -48,6 +48,7 @@ return moec.model {
 -- ALL: %mask: f32[N,E] = mul %[[M]], %{{.*}}
 -- PAPER: %w: f32[N,E] = select %mask, %p, %{{.*}}
 -- CODE: %w: f32[N,E] = select %mask, %[[Q]], %{{.*}}
+-- ALL: %[[LOAD:.*]]: f32[1,E] = sum %mask {axis=0}
 -- ALL: %pair: i32[N*E<%off_2>], %off_2: i32[E+1], %slot: i32[N,E] = route %mask {k=4}
 -- ALL: %[[XS:.*]]: f32[N*E<%off_2>,D] = dispatch %{{.*}}, %pair, %slot
 -- ALL: grouped_matmul %[[XS]], @moe.w1, %off_2 {tb=1}
@@ -56,9 +57,10 @@ return moec.model {
 -- ALL: %[[W:.*]]: f32[N*E<%off_2>,1] = pack %w, %pair, %slot
 -- ALL: %[[O:.*]]: f32[N*E<%off_2>,D] = mul %{{.*}}, %[[W]]
 -- ALL: combine %[[O]], %slot, %pair
--- ALL: %[[LOAD:.*]]: f32[1,E] = sum %mask {axis=0}
 -- ALL: %loss: f32[] = add %ce, %{{.*}}
--- ALL: return aux.balance=%{{.*}}, loss=%loss, ce=%ce, load.moe=%[[LOAD]], pairs=%
+-- ALL: return aux.balance=%{{.*}}, loss=%loss, ce=%ce, load.moe=%[[LOAD]], routing.entropy.moe=%
+-- ALL-NEXT: routing.kept_weight.moe=%{{.*}}, routing.margin.moe=%{{.*}}, routing.reached.moe=%{{.*}},
+-- ALL-NEXT: pairs=%
 -- FALLBACK-LABEL: func @dense.train
 -- FALLBACK: %[[PASSES:.*]]: f32[N,E] = greater %p, %{{.*}}
 -- FALLBACK: %[[FIRST:.*]]: f32[N,E] = topk_mask %p {k=1}

@@ -33,7 +33,9 @@ return moec.model {
 -- The mean of two layers, weight 0.01.
 -- CHECK: const {value=0.005}
 -- CHECK: %aux: f32[] = mul
--- CHECK: return aux.balance=%aux, loss=%loss, ce=%ce, load.moe=%{{.*}}, load.moe_2=%{{.*}}, pairs=
+-- CHECK: return aux.balance=%aux, loss=%loss, ce=%ce, load.moe=%{{.*}}, routing.entropy.moe=
+-- CHECK: load.moe_2=%{{.*}}, routing.entropy.moe_2=
+-- CHECK: pairs=
 
 -- EXTRA-LABEL: func @switch.train
 -- EXTRA: %u: f32[N,D] = uniform %token, %step

@@ -21,7 +21,7 @@ local function own(x, g)
   local m = op.topk_mask(p, 1)
   local kept = op.capacity(m, x:shape()[1] // g.experts)
   local losses = g.training and { balance = { gate.balance(p, m, g), 0.01 } } or {}
-  return p, kept, { k = 1, losses = losses }
+  return p, kept, { k = 1, losses = losses, chosen = m }
 end
 
 return moec.model {

@@ -10,7 +10,27 @@
 -- RUN: for m in gshard noisy_topk loss_free hash dselect stable base expert_choice; do %moec ir %root/models/gpt_$m.lua > %t && %moec ir %root/models/gpt_$m.lua -D size=tiny > %t && %moec ir %root/models/gpt_$m.lua -D size=small > %t || exit 1; done
 -- RUN: %moec ir %root/models/gpt_switch.lua -D size=small -D capacity=1.25 > %t
 -- RUN: %moec ir %root/models/gpt_hash.lua -D size=tiny -D table=dispersed > %t
--- RUN: %moec ir %root/models/gpt_base.lua -D size=tiny -D additional=true > %t
+-- BASE's layer as an additional one, in the middle of the dense model.
+-- RUN: %moec ir %root/models/gpt_base.lua -D size=tiny -D layers=4 -D additional=true | FileCheck %s --check-prefix=MIDDLE
+-- MIDDLE-LABEL: table @base
+-- MIDDLE: param @h1.ffn.w1
+-- MIDDLE: param @h2.ffn.w1
+-- MIDDLE: param @h2.moe.gate.w
+-- MIDDLE: param @h3.ffn.w1
+-- MIDDLE-NOT: .moe.
+-- MIDDLE: param @h4.ffn.w1
+-- Which blocks have the experts; a model with one expert goes through the phases of a larger one.
+-- RUN: %moec ir %root/models/gpt_evomoe.lua -D size=tiny -D layers=4 -D moe_layers=1,4 | FileCheck %s --check-prefix=LAYERS
+-- RUN: not %moec ir %root/models/gpt_hash.lua -D size=tiny -D moe_layers=1,3 2>&1 | FileCheck %s --check-prefix=NOLAYER
+-- RUN: %moec ir %root/models/gpt_evomoe.lua -D size=tiny -D experts=1 | FileCheck %s --check-prefix=ONE
+-- LAYERS-LABEL: table @dense
+-- LAYERS: param @h1.moe.gate.w
+-- LAYERS: param @h2.ffn.w1
+-- LAYERS: param @h3.ffn.w1
+-- LAYERS: param @h4.moe.gate.w
+-- NOLAYER: moe_layers = "1,3": found `3`, expected numbers of blocks, 1 to 2, with commas between
+-- ONE-NOT: gate.w
+-- ONE: phase @top1
 -- The ablations of EvoMoE: without stage 1, without stage 2, without balance loss.
 -- RUN: %moec ir %root/models/gpt_evomoe.lua -D size=tiny -D shared_steps=0 | FileCheck %s --check-prefix=NO1
 -- RUN: %moec ir %root/models/gpt_evomoe.lua -D size=tiny -D dense_steps=0 | FileCheck %s --check-prefix=NO2

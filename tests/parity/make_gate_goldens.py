@@ -35,7 +35,8 @@ CASES = {
 }
 DEFAULTS = {"k": 2, "balance": 0.01, "capacity": 0.0, "eval_capacity": 0.0, "second": "all", "normalize": "after",
             "priority": "token", "importance": 0.01, "load": 0.01, "rate": 0.01, "scale": 1.5, "gamma": 1.0,
-            "entropy": 1e-4, "unreached": 1e-3, "table": "random", "first": 8, "word_d": 8, "distill": 0.3, "sublayers": 2}
+            "entropy": 1e-4, "unreached": 1e-3, "table": "random", "first": 8, "word_d": 8, "distill": 0.3, "sublayers": 2,
+            "random_threshold": 0.5, "epsilon": 0.01}
 RESIDUAL = ("base", "stable")
 
 
@@ -184,11 +185,16 @@ class GateForward(Forward):
     def mean(self, x):
         return (x * self.live).sum(0) / self.live.sum()
 
+    def count(self, mask):
+        return (mask * self.live).sum(0)
+
     def balance_loss(self, mask, p):
         self.lose("balance", mask.shape[1] * (self.mean(mask) * self.mean(p)).sum())
 
     def top(self, score, k=1):
         """As the base class has it; the margin is that of live rows, of small scores relative to the largest."""
+        if k == score.shape[-1]:
+            return torch.ones_like(score)
         best = score.detach().topk(k + 1, -1)
         gap = (best.values[:, k - 1] - best.values[:, k])[self.live[:, 0] > 0]
         gap = gap / score.detach().abs().max().clamp_max(1)
@@ -238,7 +244,8 @@ class GateForward(Forward):
         if c["normalize"] == "before":
             weight = p * (first + second) / ((p * (first + second)).sum(-1, keepdim=True) + 1e-9)
         if self.training and c["second"] == "random":
-            chance, u = 2 * (weight * second).sum(-1, keepdim=True).detach(), self.draw(name, 1, 1)
+            chance = (weight * second).sum(-1, keepdim=True).detach() / c["random_threshold"]
+            u = self.draw(name, 1, 1)
             self.note_margin((chance - u).abs())
             second = second * (chance > u)
         self.balance_loss(first, p)
@@ -257,28 +264,31 @@ class GateForward(Forward):
         if not self.training:
             mask = self.top(clean, k)
             return clean.masked_fill(mask == 0, -math.inf).softmax(-1), mask
-        deviation = torch.nn.functional.softplus(x @ self.p[name + ".noise.w"].T) + 0.01
+        deviation = torch.nn.functional.softplus(x @ self.p[name + ".noise.w"].T) + self.c["epsilon"]
         first, second = self.draw(name, 1, clean.shape[1]), self.draw(name, 2, clean.shape[1])
         noisy = clean + torch.sqrt(-2 * torch.log(first)) * torch.cos(2 * math.pi * second) * deviation
         mask = self.top(noisy, k)
         weight = noisy.masked_fill(mask == 0, -math.inf).softmax(-1)
-        best = noisy.topk(k + 1, -1).values
-        threshold = torch.where(mask > 0, best[:, k:k + 1], best[:, k - 1:k])
-        chance = torch.distributions.Normal(0.0, 1.0).cdf((clean - threshold) / deviation)
+        chance = mask
+        if k < clean.shape[1]:
+            best = noisy.topk(k + 1, -1).values
+            threshold = torch.where(mask > 0, best[:, k:k + 1], best[:, k - 1:k])
+            chance = torch.distributions.Normal(0.0, 1.0).cdf((clean - threshold) / deviation)
 
         def variation(load):
             return load.var(unbiased=False) / (load.mean()**2 + 1e-10)
 
-        self.lose("importance", variation(weight.sum(0)))
-        self.lose("load_balance", variation(chance.sum(0)))
+        self.lose("importance", variation(self.count(weight)))
+        self.lose("load_balance", variation(self.count(chance)))
         return weight, mask
 
     def gate_sigmoid(self, name, x):
         s, bias = torch.sigmoid(x @ self.p[name + ".w"].T), self.p[name + ".bias"].detach()
         mask = self.top(s + bias, self.c["k"])
-        load = (mask * self.live).sum(0)
+        load = self.count(mask)
         self.next[name + ".bias"] = bias + self.c["rate"] * torch.sign(load.mean() - load)
-        return self.c["scale"] * s * mask / ((s * mask).sum(-1, keepdim=True) + 1e-20), mask
+        whole = (s * mask).sum(-1, keepdim=True) + 1e-20 if self.c["k"] > 1 else 1
+        return self.c["scale"] * s * mask / whole, mask
 
     def gate_dselect(self, name, x):
         c, k, gamma = self.c, self.c["k"], self.c["gamma"]
@@ -291,9 +301,9 @@ class GateForward(Forward):
         code = torch.tensor([[(e >> (bits - 1 - b)) & 1 for b in range(bits)] for e in range(experts)]).double()
         r = (s * code + (1 - s) * (1 - code)).prod(-1)
         share = (x @ self.p[name + ".mixture.w"].T + self.p[name + ".mixture.b"]).softmax(-1)
-        self.lose("entropy", c["accumulate"] * -(r * torch.log(r + 1e-6)).sum())
+        self.lose("entropy", c["accumulate"] * -(r * torch.log(r + 1e-6)).sum((1, 2)) @ self.live[:, 0])
         if experts != 2**bits:
-            self.lose("unreached", c["accumulate"] * (1 / r.sum(-1)).sum())
+            self.lose("unreached", c["accumulate"] * (1 / r.sum(-1)).sum(1) @ self.live[:, 0])
         weight = (share[:, :, None] * r).sum(1)
         return weight, (weight > 0).double()
 
@@ -318,14 +328,17 @@ class GateForward(Forward):
     def gate_stable(self, name, x):
         z = x @ self.p[name + ".w"].T
         routed = self.p[name + ".router.words"][self.ids] @ self.p[name + ".router.w"].T
+        alpha, capacity = torch.sigmoid(z), self.capacity(1)
         if not self.training or self.phase == "frozen":
-            return torch.sigmoid(z), self.top(routed)
-        mask, alpha = self.top(z), torch.sigmoid(z)
-        load = mask.sum(0)
-        even = load.sum() / len(load)
-        self.lose("balance", ((load - even) / even * (mask * alpha).sum(0)).sum() / len(x))
-        self.lose("distill", torch.nn.functional.cross_entropy(routed, mask.argmax(-1)))
-        return alpha, mask
+            mask = self.top(routed)
+        else:
+            mask = self.top(z)
+            load = self.count(mask)
+            even = load.sum() / len(load)
+            self.lose("balance", ((load - even) / even * self.count(mask * alpha)).sum() / self.live.sum())
+            missed = torch.nn.functional.cross_entropy(routed, mask.argmax(-1), reduction="none")
+            self.lose("distill", self.mean(missed[:, None])[0])
+        return alpha, mask * self.by_slices(mask * self.positions(), capacity) if capacity else mask
 
     def gate_choice(self, name, x):
         p = (x @ self.p[name + ".w"].T).softmax(-1)
