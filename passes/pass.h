@@ -33,6 +33,7 @@ bool pass_fold(PassContext *context);
 bool pass_cse(PassContext *context);
 bool pass_dce(PassContext *context);
 bool pass_precision(PassContext *context);
+bool pass_chunk_head(PassContext *context);
 bool pass_recompute(PassContext *context);
 bool pass_fuse_gate(PassContext *context);
 bool pass_fuse_rows(PassContext *context);

@@ -26,6 +26,8 @@ const Pass pipeline_passes[] = {
     {"dce", ANY, SAME, "", pass_dce, "removes what no result needs"},
     {"precision", GRAPH | GRADIENT, SAME, "scores", pass_precision,
      "bf16 operands for matrix products and attention, where the module asks for them"},
+    {"chunk_head", GRADIENT, SAME, "rows", pass_chunk_head,
+     "the output layer, its loss and their gradients together, in chunks of rows where that pays"},
     {"recompute", GRADIENT, SAME, "policy prices", pass_recompute,
      "makes again, where the backward part needs it, what is not worth keeping"},
     {"fuse_gate", ANY, STAGE_FUSED, FUSE_OPTIONS, pass_fuse_gate,

@@ -8,8 +8,9 @@
  * A product stays f32 when its result leads to a decision of the forward part (a gate) without passing another product,
  * and so do the products of its gradient. The result of a bf16 product is bf16, except:
  *   - it sums over rows: the gradient of a weight, which is a result in f32;
- *   - it leads to a result without passing another product: scores from which the loss is computed
- *     (--precision:scores=bf16 makes these bf16 as well).
+ *   - it leads to a result without passing another product: scores. In functions with gradients those with more
+ *     columns than they are sums of, the logits, are bf16 nevertheless: they are the largest tensor of all, and the
+ *     loss is computed from them in f32. Option scores: auto, as said; f32: all scores are; bf16: none.
  * A value that only products read exists in bf16 only. Reshapes, splits, concatenations and dispatches move bf16
  * instead of f32 where their result is read in bf16. The cast of a result to f32 costs nothing within a row kernel but
  * would have to be stored between two, so it is made anew behind each product. A segment_sum takes the bf16 rows that
@@ -28,11 +29,13 @@ typedef enum Kind {
   KIND_SUM     /* segment_sum: takes bf16 rows where they exist */
 } Kind;
 
+typedef enum Scores { SCORES_AUTO, SCORES_F32, SCORES_BF16, SCORES_COUNT } Scores;
+
 typedef struct Precision {
   const PassContext *context;
   const Func *f; /* before the pass */
   Arena *arena;
-  bool scores_are_bf16;
+  Scores scores;
   Kind *kind;          /* by instruction */
   bool *wide_result;   /* by instruction of KIND_NARROW: its result is f32 */
   const char **reason; /* by instruction: why a product or its result is f32, NULL: it is not */
@@ -173,12 +176,24 @@ static void mark_moved(const Func *f, bool *marked) {
         marked[f->insts[i].input[k]] = true;
 }
 
+/* Whether scores stay f32; learns: the function has gradients. */
+static bool are_scores_f32(const Precision *p, const Inst *inst, bool learns) {
+  if (p->scores != SCORES_AUTO)
+    return p->scores == SCORES_F32;
+  const Func *f = p->f;
+  const Type a = f->values[inst->input[0]].type, out = f->values[inst->output[0]].type;
+  const bool widens = dim_value(f->module, out.dim[out.rank - 1]) > dim_value(f->module, a.dim[a.rank - 1]);
+  return !learns || !widens;
+}
+
 static void choose_results(Precision *p) {
   const Func *f = p->f;
+  bool learns = false;
   bool *marked = arena_alloc(p->arena, vec_len(f->values) + 1), *moved = arena_alloc(p->arena, vec_len(f->values) + 1);
   for (uint32_t i = 0; i < vec_len(f->results); i++) {
     marked[f->results[i].value] |= !is_gradient(&f->results[i]);
     moved[f->results[i].value] = true;
+    learns |= is_gradient(&f->results[i]);
   }
   const bool *scores = find_sources(f, p->arena, marked);
   mark_moved(f, moved);
@@ -190,7 +205,7 @@ static void choose_results(Precision *p) {
       p->reason[i] = "it sums over rows, as gradients of weights do: these are f32";
     else if (moved[inst->output[0]])
       p->reason[i] = "it is a result of the function";
-    else if (scores[i] && !p->scores_are_bf16)
+    else if (scores[i] && are_scores_f32(p, inst, learns))
       p->reason[i] = "a result follows from it: scores are f32 (--precision:scores=bf16)";
     p->wide_result[i] = p->reason[i] != NULL;
   }
@@ -424,7 +439,8 @@ static void record_parameters(const Writer *w) {
   if (count == 0)
     return;
   const Site site = {p->context->pass, p->f->name, (Loc){0}, w->parameters};
-  decide(p->context->ledger, site, arena_print(p->arena, "%u parameters are cast to bf16 at every call", count), NULL,
+  decide(p->context->ledger, site,
+         arena_print(p->arena, "%u parameters are cast to bf16 at every call, on a GPU once per update", count), NULL,
          (Cost){.bytes = 3 * w->bytes, .flops = -1, .launches = count, .microseconds = -1},
          "the masters are f32, and a weight is read several times for each time it is cast");
 }
@@ -448,10 +464,10 @@ static void write_func(Precision *p, Func *f) {
   record_parameters(&w);
 }
 
-static bool precision_func(const PassContext *context, Func *f, bool scores_are_bf16) {
+static bool precision_func(const PassContext *context, Func *f, Scores scores) {
   Arena *arena = f->module->arena;
   const size_t insts = vec_len(f->insts) + 1u, values = vec_len(f->values) + 1u;
-  Precision p = {.context = context, .f = f, .arena = arena, .scores_are_bf16 = scores_are_bf16};
+  Precision p = {.context = context, .f = f, .arena = arena, .scores = scores};
   p.kind = arena_alloc(arena, insts * sizeof *p.kind);
   p.wide_result = arena_alloc(arena, insts);
   p.reason = arena_alloc(arena, insts * sizeof *p.reason);
@@ -473,17 +489,20 @@ static bool precision_func(const PassContext *context, Func *f, bool scores_are_
   return true;
 }
 
-static bool scores_setting(const PassContext *context) {
-  const char *text = pass_setting_text(context, "scores", "f32");
-  if (strcmp(text, "f32") != 0 && strcmp(text, "bf16") != 0)
-    ir_fail((Loc){0}, "--%s:scores=%s: expected f32 or bf16", context->pass, text);
-  return strcmp(text, "bf16") == 0;
+static Scores scores_setting(const PassContext *context) {
+  static const char *const names[SCORES_COUNT] = {[SCORES_AUTO] = "auto", [SCORES_F32] = "f32", [SCORES_BF16] = "bf16"};
+  const char *text = pass_setting_text(context, "scores", names[SCORES_AUTO]);
+  for (int i = 0; i < SCORES_COUNT; i++)
+    if (strcmp(text, names[i]) == 0)
+      return (Scores)i;
+  ir_fail((Loc){0}, "--%s:scores=%s: expected auto, f32 or bf16", context->pass, text);
 }
 
 bool pass_precision(PassContext *context) {
   Module *m = context->module;
-  bool changed = false, scores_are_bf16 = scores_setting(context);
+  const Scores scores = scores_setting(context);
+  bool changed = false;
   for (uint32_t i = 0; m->precision == DTYPE_BF16 && i < vec_len(m->funcs); i++)
-    changed |= precision_func(context, m->funcs[i], scores_are_bf16);
+    changed |= precision_func(context, m->funcs[i], scores);
   return changed;
 }
