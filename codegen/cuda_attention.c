@@ -1,10 +1,10 @@
 /* Lowering for CUDA: attention over segments and its gradient.
  *
- * In: attention, attention_grad. Out: one launch, and two. Holds: a block's rows follow from the static bound; segments
- * are looked up on the device. bf16 operands go to tensor cores, by mma.sync (codegen/cuda/attention.cu,
- * attention_grad.cu) or, where that is asked for, by Hopper's wgmma (attention_sm90.cu, attention_grad_sm90.cu). f32,
- * and heads that do not fit, go to the plain kernels (attention_plain_forward.cu, attention_plain_grad.cu). The choice
- * for bf16 stands in the ledger.
+ * In: attention, attention_grad. Out: one launch, and two; where both kinds of tensor cores' kernels can be used, as a
+ * choice of the plan. Holds: a block's rows follow from the static bound; segments are looked up on the device. bf16
+ * operands go to tensor cores, by mma.sync (codegen/cuda/attention.cu, attention_grad.cu) and by Hopper's wgmma
+ * (attention_sm90.cu, attention_grad_sm90.cu). f32, and heads that do not fit, go to the plain kernels
+ * (attention_plain_forward.cu, attention_plain_grad.cu). What bf16 has stands in the ledger.
  */
 #include "codegen/cuda_lower.h"
 #include "passes/ledger.h"
@@ -26,6 +26,7 @@ typedef struct Attention {
   DType type;
   int64_t n, segments, heads, head;
   bool causal;
+  Place lse; /* of the gradient: without gaps */
   Means means;
   CudaDefine *defines; /* arena vector */
 } Attention;
@@ -79,47 +80,93 @@ static const char *wgmma_obstacle(const Attention *a) {
   return a->head == 64 || a->head == 128 ? NULL : "its tiles are for heads of 64 or 128 columns";
 }
 
-static void record(const Attention *a, const char *mma_lost, const char *wgmma_lost) {
+static const char *const means_name[] = {[MMA] = "mma", [WGMMA] = "wgmma"};
+
+static void define_sizes(Attention *a, const ValueId *matrices, const char *const *strides, int count) {
+  define(a, "N", a->n);
+  define(a, "SEGMENTS", a->segments);
+  define(a, "HEADS", a->heads);
+  define(a, "HEAD", a->head);
+  define(a, "CAUSAL", a->causal);
+  if (a->means == PLAIN)
+    define(a, "BF16", a->type == DTYPE_BF16);
+  for (int i = 0; i < count; i++)
+    define(a, strides[i], matrix_of(a, matrices[i]).ld);
+}
+
+/* What is lowered: the plain kernel, one of the others, or both. */
+typedef struct Ways {
+  Means means[2];
+  int count;
+} Ways;
+
+static void record(const Attention *a, Ways ways, const char *mma_lost, const char *wgmma_lost) {
   static const char *const what[] = {"the plain kernel (no tensor cores)",
                                      "the portable kernel (mma.sync, sm_80 and later)",
                                      "the kernel for Hopper (wgmma, sm_90a only)"};
+  bool both = ways.count == 2;
   Site site = {.pass = "attention", .function = a->l->func->name, .loc = a->inst->loc};
   vec_push(a->l->arena, site.values, a->l->func->values[a->inst->output[0]].name);
   Cost cost = NO_COST;
   cost.flops = flop_rule[a->inst->op](a->l->func, a->inst, -1).flops;
   cost.launches = a->inst->op == OP_attention ? 1 : 2;
   Alternative *alternatives = NULL;
-  if (a->means != MMA)
+  if (!both && ways.means[0] != MMA)
     vec_push(a->l->arena, alternatives, ((Alternative){what[MMA], cost, mma_lost ? mma_lost : "--attention=wgmma"}));
-  if (a->means != WGMMA)
-    vec_push(a->l->arena, alternatives, ((Alternative){what[WGMMA], cost, wgmma_lost}));
-  decide(a->l->cuda->ledger, site, what[a->means], alternatives, cost,
-         a->means == WGMMA                                 ? "--attention=wgmma"
-         : a->means == MMA && !a->l->cuda->attention_wgmma ? "the default"
-                                                           : "the others cannot be used");
+  if (!both && ways.means[0] != WGMMA)
+    vec_push(a->l->arena, alternatives,
+             ((Alternative){what[WGMMA], cost, wgmma_lost ? wgmma_lost : "--attention=mma"}));
+  decide(a->l->cuda->ledger, site,
+         both ? "both kernels for tensor cores (mma.sync, and wgmma for sm_90a)" : what[ways.means[0]], alternatives,
+         cost,
+         both                                      ? "the faster one on the GPU, timed in the first step there"
+         : (ways.means[0] == WGMMA && !wgmma_lost) ? "--attention=wgmma"
+         : (ways.means[0] == MMA && !wgmma_lost)   ? "--attention=mma"
+                                                   : "the others cannot be used");
 }
 
 /* `matrices`: everything that the kernels read or write by rows of heads. */
-static void choose_means(Attention *a, const ValueId *matrices, int count) {
-  a->means = PLAIN;
+static Ways find_ways(const Attention *a, const ValueId *matrices, int count) {
+  const char *mma_lost = NULL, *wgmma_lost = NULL;
+  CudaKinds kinds = a->l->cuda->attention;
+  Ways ways = {.means = {PLAIN}, .count = 1};
   if (a->type == DTYPE_BF16) {
-    const char *mma_lost = mma_obstacle(a, matrices, count), *wgmma_lost = mma_lost ? mma_lost : wgmma_obstacle(a);
+    mma_lost = mma_obstacle(a, matrices, count);
+    wgmma_lost = mma_lost ? mma_lost : wgmma_obstacle(a);
     if (!mma_lost)
-      a->means = a->l->cuda->attention_wgmma && !wgmma_lost ? WGMMA : MMA;
-    if (!wgmma_lost)
-      wgmma_lost = "no GPU has compared the two yet; --attention=wgmma chooses it";
+      ways.means[0] = kinds == CUDA_KINDS_WGMMA && !wgmma_lost ? WGMMA : MMA;
+    if (kinds == CUDA_KINDS_BOTH && !wgmma_lost)
+      ways = (Ways){.means = {MMA, WGMMA}, .count = 2};
     if (a->l->cuda->ledger)
-      record(a, mma_lost, wgmma_lost);
+      record(a, ways, mma_lost, wgmma_lost);
   }
-  if (a->means == PLAIN && a->head > PLAIN_LARGEST_HEAD)
+  if (ways.means[0] == PLAIN && a->head > PLAIN_LARGEST_HEAD)
     ir_fail(a->inst->loc, "attention: heads of %lld columns, expected at most %d on CUDA", (long long)a->head,
             PLAIN_LARGEST_HEAD);
+  return ways;
+}
+
+/* Steps of every way, as options of a choice where there are two. `a` is complete but for means and macros. */
+static void lower_ways(Attention a, const ValueId *matrices, const char *const *strides, int count,
+                       void (*lower)(Attention *)) {
+  Ways ways = find_ways(&a, matrices, count);
+  if (ways.count > 1)
+    cuda_choice_begin(a.l);
+  for (int i = 0; i < ways.count; i++) {
+    Attention way = a;
+    way.means = ways.means[i];
+    define_sizes(&way, matrices, strides, count);
+    if (ways.count > 1)
+      cuda_option(a.l, means_name[way.means]);
+    lower(&way);
+  }
+  if (ways.count > 1)
+    cuda_choice_end(a.l);
 }
 
 /* ---------------------------------------------------------------- macros and sizes */
 
-static Attention attention_of(Lower *l, uint32_t index, const ValueId *matrices, const char *const *strides,
-                              int count) {
+static Attention attention_of(Lower *l, uint32_t index) {
   const Inst *inst = &l->func->insts[index];
   Type q = lower_type(l, inst->input[0]);
   Attention a = {.l = l, .index = index, .inst = inst, .type = q.dtype};
@@ -128,16 +175,6 @@ static Attention attention_of(Lower *l, uint32_t index, const ValueId *matrices,
   a.heads = inst_int(inst, ATTRIBUTE_heads, 1);
   a.head = type_columns(l->module, q) / a.heads;
   a.causal = inst_int(inst, ATTRIBUTE_causal, 0) != 0;
-  choose_means(&a, matrices, count);
-  define(&a, "N", a.n);
-  define(&a, "SEGMENTS", a.segments);
-  define(&a, "HEADS", a.heads);
-  define(&a, "HEAD", a.head);
-  define(&a, "CAUSAL", a.causal);
-  if (a.means == PLAIN)
-    define(&a, "BF16", a.type == DTYPE_BF16);
-  for (int i = 0; i < count; i++)
-    define(&a, strides[i], matrix_of(&a, matrices[i]).ld);
   return a;
 }
 
@@ -198,18 +235,22 @@ static CudaGeometry forward_geometry(Attention *a) {
   return geometry_of(a, block, mma_row_bytes(a) * (block.rows + 4 * columns));
 }
 
+static void lower_forward(Attention *a) {
+  const Inst *inst = a->inst;
+  CudaGeometry geometry = forward_geometry(a);
+  Kernel *kernel = instance(a, "attention_plain_forward", "attention", "attention_sm90");
+  Step s = cuda_launch(a->l, a->index, kernel, "", geometry);
+  read_values(a, &s, inst->input, 4);
+  cuda_write(a->l, &s, lower_place(a->l, inst->output[0]));
+  cuda_write(a->l, &s, lower_place(a->l, inst->output[1]));
+  step_end(a->l, &s);
+}
+
 void lower_cuda_attention(Lower *l, uint32_t index) {
   const Inst *inst = &l->func->insts[index];
   const ValueId matrices[] = {inst->input[0], inst->input[1], inst->input[2], inst->output[0]};
   static const char *const strides[] = {"LD_Q", "LD_K", "LD_V", "LD_O"};
-  Attention a = attention_of(l, index, matrices, strides, 4);
-  CudaGeometry geometry = forward_geometry(&a);
-  Kernel *kernel = instance(&a, "attention_plain_forward", "attention", "attention_sm90");
-  Step s = cuda_launch(l, index, kernel, "", geometry);
-  read_values(&a, &s, inst->input, 4);
-  cuda_write(l, &s, lower_place(l, inst->output[0]));
-  cuda_write(l, &s, lower_place(l, inst->output[1]));
-  step_end(l, &s);
+  lower_ways(attention_of(l, index), matrices, strides, 4, lower_forward);
 }
 
 /* ---------------------------------------------------------------- gradient */
@@ -246,30 +287,36 @@ static GradientGeometry gradient_geometry(Attention *a) {
   return two_passes(a, block, bytes, bytes + 16 * columns);
 }
 
-void lower_cuda_attention_grad(Lower *l, uint32_t index) {
-  const Inst *inst = &l->func->insts[index];
-  const ValueId matrices[] = {inst->input[0], inst->input[1],  inst->input[2],  inst->input[4],
-                              inst->input[6], inst->output[0], inst->output[1], inst->output[2]};
-  static const char *const strides[] = {"LD_Q", "LD_K", "LD_V", "LD_O", "LD_DO", "LD_DQ", "LD_DK", "LD_DV"};
-  Place lse = lower_contiguous(l, index, inst->input[5]);
-  Attention a = attention_of(l, index, matrices, strides, 8);
-  GradientGeometry g = gradient_geometry(&a);
-  Kernel *kernel = instance(&a, "attention_plain_grad", "attention_grad", "attention_grad_sm90");
+static void lower_gradient(Attention *a) {
+  Lower *l = a->l;
+  const Inst *inst = a->inst;
+  GradientGeometry g = gradient_geometry(a);
+  Kernel *kernel = instance(a, "attention_plain_grad", "attention_grad", "attention_grad_sm90");
 
-  Step queries = cuda_launch(l, index, kernel, "_dq", g.query_pass);
-  read_values(&a, &queries, inst->input, 5);
-  cuda_read(l, &queries, lse);
+  Step queries = cuda_launch(l, a->index, kernel, "_dq", g.query_pass);
+  read_values(a, &queries, inst->input, 5);
+  cuda_read(l, &queries, a->lse);
   cuda_read(l, &queries, lower_place(l, inst->input[6]));
   cuda_write(l, &queries, lower_place(l, inst->output[0]));
-  cuda_scratch(l, &queries, 2 * a.heads * round_up(a.n, g.rows) * (int64_t)sizeof(float));
+  cuda_scratch(l, &queries, 2 * a->heads * round_up(a->n, g.rows) * (int64_t)sizeof(float));
   Place statistics = vec_last(queries.fields).place;
   step_end(l, &queries);
 
-  Step keys = cuda_launch(l, index, kernel, "_dkv", g.key_pass);
-  read_values(&a, &keys, inst->input, 4);
+  Step keys = cuda_launch(l, a->index, kernel, "_dkv", g.key_pass);
+  read_values(a, &keys, inst->input, 4);
   cuda_read(l, &keys, lower_place(l, inst->input[6]));
   cuda_write(l, &keys, lower_place(l, inst->output[1]));
   cuda_write(l, &keys, lower_place(l, inst->output[2]));
   cuda_read(l, &keys, statistics);
   step_end(l, &keys);
+}
+
+void lower_cuda_attention_grad(Lower *l, uint32_t index) {
+  const Inst *inst = &l->func->insts[index];
+  const ValueId matrices[] = {inst->input[0], inst->input[1],  inst->input[2],  inst->input[4],
+                              inst->input[6], inst->output[0], inst->output[1], inst->output[2]};
+  static const char *const strides[] = {"LD_Q", "LD_K", "LD_V", "LD_O", "LD_DO", "LD_DQ", "LD_DK", "LD_DV"};
+  Attention a = attention_of(l, index);
+  a.lse = lower_contiguous(l, index, inst->input[5]);
+  lower_ways(a, matrices, strides, 8, lower_gradient);
 }

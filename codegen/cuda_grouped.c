@@ -1,8 +1,11 @@
 /* Lowering for CUDA: products with a ragged dim, as launches of codegen/cuda/grouped.cu or grouped_sm90.cu.
  *
- * In: grouped_matmul, grouped_outer, and matmul whose rows, or whose sum, stop at a live count (one group). Out: one
- * launch each, and for bf16 a decision between the two in the ledger. Holds: sizes of groups are read on the device;
- * tiles, threads and blocks follow from static bounds, and every number of blocks computes the same.
+ * In: grouped_matmul, grouped_outer, and matmul whose rows, or whose sum, stop at a live count (one group); and the row
+ * kernel behind a grouped_matmul, where it can be its epilogue (kernel_epilogue.c). Out: one launch each; for bf16 a
+ * choice of the plan between both kernels, and between a kernel with the epilogue and one with the row kernel behind
+ * it. The product then stands where the row kernel does. What there is for bf16 stands in the ledger. Holds: sizes of
+ * groups are read on the device; tiles, threads and blocks follow from static bounds, and every number of blocks
+ * computes the same.
  */
 #include "codegen/cuda_lower.h"
 #include "passes/ledger.h"
@@ -101,7 +104,17 @@ static CudaDefine *describe(Lower *l, const Product *p, const Tiling *t) {
   return defines;
 }
 
-static Step begin_launch(Lower *l, uint32_t index, const Product *p, Kernel *kernel, CudaGeometry geometry) {
+/* The row kernel behind a product. */
+typedef struct Behind {
+  uint32_t first, last; /* its instructions */
+  KernelEpilogue epilogue;
+  const KernelCall *call;
+  bool stores; /* somebody else reads the product */
+} Behind;
+
+/* `behind`: as the epilogue; NULL: none. */
+static Step begin_launch(Lower *l, uint32_t index, const Product *p, const Behind *behind, Kernel *kernel,
+                         CudaGeometry geometry) {
   Step s = cuda_launch(l, index, kernel, "", geometry);
   if (p->single)
     cuda_live(l, &s, p->off);
@@ -109,8 +122,32 @@ static Step begin_launch(Lower *l, uint32_t index, const Product *p, Kernel *ker
     cuda_read(l, &s, lower_place(l, p->off));
   cuda_read(l, &s, p->a.place);
   cuda_read(l, &s, p->b.place);
-  cuda_write(l, &s, p->c.place);
+  if (behind && !behind->stores)
+    cuda_null(l, &s);
+  else
+    cuda_write(l, &s, p->c.place);
+  if (!behind)
+    return s;
+  vec_last(s.fields).value = l->func->insts[index].output[0];
+  s.first_inst = behind->first;
+  s.last_inst = behind->last;
+  for (uint32_t i = 0; i < vec_len(behind->epilogue.operands); i++) {
+    const KernelOperand *operand = &behind->epilogue.operands[i];
+    if (operand->role == OPERAND_OUTPUT)
+      cuda_write(l, &s, lower_place(l, operand->value));
+    else
+      cuda_read(l, &s, lower_place(l, operand->value));
+    vec_last(s.fields).in_place = operand->in_place;
+    vec_last(s.fields).value = operand->value;
+  }
   return s;
+}
+
+static Kernel *instance(Lower *l, const char *name, CudaDefine *defines, const char *arch, const Behind *behind) {
+  if (behind)
+    add_define(l, &defines, "STORE_C", behind->stores);
+  add_define(l, &defines, NULL, 0);
+  return kernel_from_template(l->kernels, name, defines, arch, behind ? &behind->epilogue : NULL);
 }
 
 static int64_t smaller(int64_t a, int64_t b) {
@@ -127,7 +164,7 @@ static bool b_in_pieces(const Product *p) {
   return in_pieces(p->b, p->form == FORM_TRANSPOSED ? p->k : p->n, 8, 16);
 }
 
-static void launch_mma(Lower *l, uint32_t index, const Product *p) {
+static void launch_mma(Lower *l, uint32_t index, const Product *p, const Behind *behind) {
   const Tiling *t = choose_tiling(p);
   bool bf16 = p->operands == DTYPE_BF16;
   CudaDefine *defines = describe(l, p, t);
@@ -141,12 +178,11 @@ static void launch_mma(Lower *l, uint32_t index, const Product *p) {
     add_define(l, &defines, "WARPS_N", t->warps_n);
     add_define(l, &defines, "BLOCKS", t->blocks);
   }
-  add_define(l, &defines, NULL, 0);
   CudaGeometry geometry = {.blocks = {smaller(count_tiles(p, t, true), MULTIPROCESSORS * t->blocks)},
                            .threads = 32 * t->warps_m * t->warps_n};
   if (bf16)
     geometry.shared_bytes = (int64_t)STAGES * (t->m + t->n) * DEPTH * (int64_t)dtype_size(DTYPE_BF16);
-  Step s = begin_launch(l, index, p, cuda_template(l, "grouped", defines, NULL), geometry);
+  Step s = begin_launch(l, index, p, behind, instance(l, "grouped", defines, NULL, behind), geometry);
   step_end(l, &s);
 }
 
@@ -164,93 +200,225 @@ static const char *wgmma_obstacle(const Product *p) {
   return NULL;
 }
 
-static void launch_wgmma(Lower *l, uint32_t index, const Product *p) {
+static void launch_wgmma(Lower *l, uint32_t index, const Product *p, const Behind *behind) {
   CudaDefine *defines = describe(l, p, &wgmma_tiling);
   add_define(l, &defines, "ROWS", p->rows);
   add_define(l, &defines, "STAGES", WGMMA_STAGES);
-  add_define(l, &defines, NULL, 0);
   int64_t blocks = smaller(count_tiles(p, &wgmma_tiling, true), MULTIPROCESSORS);
   CudaGeometry geometry = {
       .blocks = {blocks}, .threads = WGMMA_THREADS, .shared_bytes = WGMMA_STAGES * WGMMA_STAGE_BYTES + WGMMA_ALIGN};
-  Step s = begin_launch(l, index, p, cuda_template(l, "grouped_sm90", defines, "sm_90a"), geometry);
+  Step s = begin_launch(l, index, p, behind, instance(l, "grouped_sm90", defines, "sm_90a", behind), geometry);
   cuda_scratch(l, &s, (2 * blocks + 1) * MAP_BYTES);
   step_end(l, &s);
 }
 
+/* ---------------------------------------------------------------- the kernel behind a product */
+
+static bool reads(const Inst *inst, ValueId v) {
+  for (int k = 0; k < inst->input_count; k++)
+    if (inst->input[k] == v)
+      return true;
+  return false;
+}
+
+/* The last grouped_matmul that insts first..last read, if nothing between it and them reads it; else NO_INST. */
+static uint32_t product_before(const Func *f, uint32_t first, uint32_t last) {
+  uint32_t product = NO_INST;
+  for (uint32_t i = first; i <= last; i++)
+    for (int k = 0; k < f->insts[i].input_count; k++) {
+      const Value *v = &f->values[f->insts[i].input[k]];
+      if (v->kind == VALUE_RESULT && v->inst < first && f->insts[v->inst].op == OP_grouped_matmul &&
+          (product == NO_INST || v->inst > product))
+        product = v->inst;
+    }
+  for (uint32_t i = product; product != NO_INST && i < first; i++)
+    if (i > product && reads(&f->insts[i], f->insts[product].output[0]))
+      return NO_INST;
+  return product;
+}
+
+/* The row kernel of insts first..last as the epilogue of the product. */
+static Behind behind_of(Lower *l, uint32_t product, uint32_t first, uint32_t last) {
+  const Inst *inst = &l->func->insts[product];
+  ValueId y = inst->output[0];
+  ValueLayout layout = {.ld = l->ld, .offset = l->offset, .last_use = l->last_use};
+  Matrix c = {l->plan->values[y].place, l->ld[y]};
+  Behind behind = {.first = first, .last = last, .stores = l->keep_values || l->last_use[y] > last};
+  if (lower_type(l, inst->input[0]).dtype != DTYPE_BF16 || lower_type(l, y).dtype != DTYPE_BF16)
+    behind.epilogue.refusal = "it is for products of bf16";
+  else if (!in_pieces(c, type_columns(l->module, lower_type(l, y)), 8, 16))
+    behind.epilogue.refusal = "rows of the product are not whole pieces of 16 bytes";
+  else
+    behind.epilogue = kernel_epilogue(l->kernels, l->func, first, last, &layout, y, inst->input[2]);
+  return behind;
+}
+
+/* The instructions that are one step with the one that reads v first, behind instruction `from`. */
+static bool first_reader(const Lower *l, uint32_t from, ValueId v, uint32_t *first, uint32_t *last) {
+  const Inst *insts = l->func->insts;
+  uint32_t count = vec_len(insts), at = from + 1;
+  while (at < count && !reads(&insts[at], v))
+    at++;
+  if (at == count || (insts[at].group == NO_GROUP && lower_rule[insts[at].op] != lower_row))
+    return false;
+  *first = *last = at;
+  while (insts[at].group != NO_GROUP && *first > 0 && insts[*first - 1].group == insts[at].group)
+    --*first;
+  while (insts[at].group != NO_GROUP && *last + 1 < count && insts[*last + 1].group == insts[at].group)
+    ++*last;
+  return true;
+}
+
 /* ---------------------------------------------------------------- which */
 
-static void record(Lower *l, uint32_t index, const Product *p, bool wgmma, const char *obstacle) {
+typedef enum Kind { KIND_MMA, KIND_WGMMA, KINDS } Kind;
+
+typedef struct Ways {
+  bool kind[KINDS];
+  const char *obstacle; /* of wgmma, or NULL */
+} Ways;
+
+static Ways find_ways(const Lower *l, const Product *p) {
+  CudaKinds wanted = l->cuda->grouped;
+  Ways ways = {.kind = {true}};
+  if (p->operands != DTYPE_BF16)
+    return ways;
+  ways.obstacle = wgmma_obstacle(p);
+  ways.kind[KIND_WGMMA] = !ways.obstacle && wanted != CUDA_KINDS_MMA;
+  ways.kind[KIND_MMA] = ways.obstacle || wanted != CUDA_KINDS_WGMMA;
+  return ways;
+}
+
+/* `epilogue_lost`: why the row kernel behind is no epilogue; NULL: it is one, or there is none. */
+static void record(Lower *l, uint32_t index, const Product *p, const Ways *ways, const Behind *behind,
+                   const char *epilogue_lost) {
   static const char portable[] = "the portable kernel (mma.sync, sm_80 and later)",
-                    hopper[] = "the kernel for Hopper (wgmma and the copy engine, sm_90a only)";
+                    hopper[] = "the kernel for Hopper (wgmma and the copy engine, sm_90a only)",
+                    two[] = "both kernels (mma.sync, and wgmma with the copy engine for sm_90a)";
   const Inst *inst = &l->func->insts[index];
+  bool both = ways->kind[KIND_MMA] && ways->kind[KIND_WGMMA];
   Site site = {.pass = "grouped", .function = l->func->name, .loc = inst->loc};
   vec_push(l->arena, site.values, l->func->values[inst->output[0]].name);
   Cost cost = NO_COST;
   cost.flops = 2.0 * (double)p->rows * (double)p->n * (double)(p->form == FORM_OUTER ? p->m : p->k);
   cost.launches = 1;
-  Alternative other = {.what = wgmma ? portable : hopper, .cost = cost, .why_lost = obstacle};
-  if (!obstacle)
-    other.why_lost = wgmma ? "--grouped=wgmma" : "no GPU has compared the two yet; --grouped=wgmma chooses it";
   Alternative *alternatives = NULL;
-  vec_push(l->arena, alternatives, other);
-  decide(l->cuda->ledger, site, wgmma ? hopper : portable, alternatives, cost,
-         wgmma                    ? "--grouped=wgmma"
-         : l->cuda->grouped_wgmma ? "the other cannot be used"
-                                  : "the default");
+  if (!ways->kind[KIND_MMA])
+    vec_push(l->arena, alternatives, ((Alternative){portable, cost, "--grouped=wgmma"}));
+  if (!ways->kind[KIND_WGMMA])
+    vec_push(l->arena, alternatives, ((Alternative){hopper, cost, ways->obstacle ? ways->obstacle : "--grouped=mma"}));
+  if (epilogue_lost)
+    vec_push(l->arena, alternatives, ((Alternative){"the kernel behind it as its epilogue", cost, epilogue_lost}));
+  const char *chosen = both ? two : ways->kind[KIND_MMA] ? portable : hopper;
+  if (behind)
+    chosen = arena_print(l->arena, "%s, each alone and with the kernel behind it as its epilogue", chosen);
+  decide(l->cuda->ledger, site, chosen, alternatives, cost,
+         both || behind           ? "the fastest on the GPU, timed in the first step there"
+         : ways->obstacle         ? "the other cannot be used"
+         : ways->kind[KIND_WGMMA] ? "--grouped=wgmma"
+                                  : "--grouped=mma");
 }
 
-static void launch(Lower *l, uint32_t index, const Product *p) {
+/* The steps of every way; `behind`: NULL where no row kernel belongs to the product. */
+static void lower_ways(Lower *l, uint32_t index, const Product *p, const Ways *ways, const Behind *behind) {
+  static const char *const names[KINDS] = {"mma", "wgmma"}, *const fused[KINDS] = {"mma-epilogue", "wgmma-epilogue"};
+  void (*const launch[KINDS])(Lower *, uint32_t, const Product *, const Behind *) = {launch_mma, launch_wgmma};
+  bool choice = behind || (ways->kind[KIND_MMA] && ways->kind[KIND_WGMMA]);
+  if (choice)
+    cuda_choice_begin(l);
+  for (int kind = 0; kind < KINDS; kind++) {
+    if (!ways->kind[kind])
+      continue;
+    if (choice)
+      cuda_option(l, names[kind]);
+    launch[kind](l, index, p, NULL);
+    if (behind)
+      cuda_row_kernel(l, behind->call, behind->first, behind->last);
+  }
+  for (int kind = 0; behind && kind < KINDS; kind++)
+    if (ways->kind[kind]) {
+      cuda_option(l, fused[kind]);
+      launch[kind](l, index, p, behind);
+    }
+  if (choice)
+    cuda_choice_end(l);
+}
+
+static void lower_product(Lower *l, uint32_t index, const Product *p, const Behind *behind, const char *epilogue_lost) {
   if (p->groups > MOST_GROUPS)
     ir_fail(l->func->insts[index].loc, "a grouped product on CUDA has at most %d groups, this one has %lld",
             MOST_GROUPS, (long long)p->groups);
-  bool bf16 = p->operands == DTYPE_BF16;
-  const char *obstacle = bf16 ? wgmma_obstacle(p) : NULL;
-  bool wgmma = bf16 && l->cuda->grouped_wgmma && !obstacle;
-  if (bf16 && l->cuda->ledger)
-    record(l, index, p, wgmma, obstacle);
-  if (wgmma)
-    launch_wgmma(l, index, p);
-  else
-    launch_mma(l, index, p);
+  Ways ways = find_ways(l, p);
+  if (p->operands == DTYPE_BF16 && l->cuda->ledger)
+    record(l, index, p, &ways, behind, epilogue_lost);
+  lower_ways(l, index, p, &ways, behind);
 }
 
 static Matrix matrix(const Lower *l, ValueId v) {
   return (Matrix){lower_place(l, v), l->ld[v]};
 }
 
-void lower_cuda_grouped_matmul(Lower *l, uint32_t index) {
+static Product product_of(Lower *l, uint32_t index) {
   const Inst *inst = &l->func->insts[index];
   ValueId x = inst->input[0], w = inst->input[1], y = inst->output[0];
   Type weights = lower_type(l, w);
-  launch(l, index,
-         &(Product){.form = inst_int(inst, ATTRIBUTE_tb, 0) ? FORM_TRANSPOSED : FORM_PRODUCT,
-                    .off = inst->input[2],
-                    .groups = dim_value(l->module, weights.dim[0]),
-                    .rows = type_rows(l->module, lower_type(l, x)),
-                    .n = type_columns(l->module, lower_type(l, y)),
-                    .k = type_columns(l->module, lower_type(l, x)),
-                    .a = matrix(l, x),
-                    .b = {lower_contiguous(l, index, w), type_columns(l->module, weights)},
-                    .c = matrix(l, y),
-                    .operands = lower_type(l, x).dtype,
-                    .result = lower_type(l, y).dtype});
+  return (Product){.form = inst_int(inst, ATTRIBUTE_tb, 0) ? FORM_TRANSPOSED : FORM_PRODUCT,
+                   .off = inst->input[2],
+                   .groups = dim_value(l->module, weights.dim[0]),
+                   .rows = type_rows(l->module, lower_type(l, x)),
+                   .n = type_columns(l->module, lower_type(l, y)),
+                   .k = type_columns(l->module, lower_type(l, x)),
+                   .a = matrix(l, x),
+                   .b = {lower_contiguous(l, index, w), type_columns(l->module, weights)},
+                   .c = matrix(l, y),
+                   .operands = lower_type(l, x).dtype,
+                   .result = lower_type(l, y).dtype};
+}
+
+/* Where a row kernel behind it can be its epilogue, lower_cuda_epilogue lowers both. */
+void lower_cuda_grouped_matmul(Lower *l, uint32_t index) {
+  uint32_t first, last;
+  const char *epilogue_lost = NULL;
+  if (first_reader(l, index, l->func->insts[index].output[0], &first, &last) &&
+      product_before(l->func, first, last) == index) {
+    epilogue_lost = behind_of(l, index, first, last).epilogue.refusal;
+    if (!epilogue_lost)
+      return;
+  }
+  Product p = product_of(l, index);
+  lower_product(l, index, &p, NULL, epilogue_lost);
+}
+
+bool lower_cuda_epilogue(Lower *l, uint32_t first, uint32_t last) {
+  uint32_t product = product_before(l->func, first, last);
+  if (product == NO_INST)
+    return false;
+  Behind behind = behind_of(l, product, first, last);
+  if (behind.epilogue.refusal)
+    return false;
+  ValueLayout layout = {.ld = l->ld, .offset = l->offset, .last_use = l->last_use};
+  behind.call = kernel_lower(l->kernels, l->func, first, last, &layout);
+  Product p = product_of(l, product);
+  lower_product(l, product, &p, &behind, NULL);
+  return true;
 }
 
 void lower_cuda_grouped_outer(Lower *l, uint32_t index) {
   const Inst *inst = &l->func->insts[index];
   ValueId a = inst->input[0], b = inst->input[1], c = inst->output[0];
-  launch(l, index,
-         &(Product){.form = FORM_OUTER,
-                    .off = inst->input[2],
-                    .groups = dim_value(l->module, lower_type(l, c).dim[0]),
-                    .rows = type_rows(l->module, lower_type(l, a)),
-                    .m = type_columns(l->module, lower_type(l, a)),
-                    .n = type_columns(l->module, lower_type(l, b)),
-                    .a = matrix(l, a),
-                    .b = matrix(l, b),
-                    .c = matrix(l, c),
-                    .operands = lower_type(l, a).dtype,
-                    .result = lower_type(l, c).dtype});
+  lower_product(l, index,
+                &(Product){.form = FORM_OUTER,
+                           .off = inst->input[2],
+                           .groups = dim_value(l->module, lower_type(l, c).dim[0]),
+                           .rows = type_rows(l->module, lower_type(l, a)),
+                           .m = type_columns(l->module, lower_type(l, a)),
+                           .n = type_columns(l->module, lower_type(l, b)),
+                           .a = matrix(l, a),
+                           .b = matrix(l, b),
+                           .c = matrix(l, c),
+                           .operands = lower_type(l, a).dtype,
+                           .result = lower_type(l, c).dtype},
+                NULL, NULL);
 }
 
 void lower_cuda_ragged_matmul(Lower *l, uint32_t index) {
@@ -265,20 +433,21 @@ void lower_cuda_ragged_matmul(Lower *l, uint32_t index) {
   if (ta && tb)
     ir_fail(inst->loc, "matmul: a sum over the live rows of %%%s needs the other operand as rows, not transposed (tb)",
             l->func->values[a].name);
-  launch(l, index,
-         &(Product){.form = ta   ? FORM_OUTER
-                            : tb ? FORM_TRANSPOSED
-                                 : FORM_PRODUCT,
-                    .single = true,
-                    .off = extent,
-                    .groups = 1,
-                    .rows = type_rows(l->module, type_a),
-                    .m = ta ? type_rows(l->module, type_c) : 0,
-                    .n = type_columns(l->module, type_c),
-                    .k = ta ? 0 : type_columns(l->module, type_a),
-                    .a = matrix(l, a),
-                    .b = matrix(l, b),
-                    .c = matrix(l, c),
-                    .operands = type_a.dtype,
-                    .result = type_c.dtype});
+  lower_product(l, index,
+                &(Product){.form = ta   ? FORM_OUTER
+                                   : tb ? FORM_TRANSPOSED
+                                        : FORM_PRODUCT,
+                           .single = true,
+                           .off = extent,
+                           .groups = 1,
+                           .rows = type_rows(l->module, type_a),
+                           .m = ta ? type_rows(l->module, type_c) : 0,
+                           .n = type_columns(l->module, type_c),
+                           .k = ta ? 0 : type_columns(l->module, type_a),
+                           .a = matrix(l, a),
+                           .b = matrix(l, b),
+                           .c = matrix(l, c),
+                           .operands = type_a.dtype,
+                           .result = type_c.dtype},
+                NULL, NULL);
 }

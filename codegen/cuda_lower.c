@@ -37,7 +37,7 @@ void lower_cuda_missing(Lower *l, uint32_t inst) {
 /* ---------------------------------------------------------------- launches */
 
 Kernel *cuda_template(Lower *l, const char *name, const CudaDefine *defines, const char *arch) {
-  return kernel_from_template(l->kernels, name, defines, arch);
+  return kernel_from_template(l->kernels, name, defines, arch, NULL);
 }
 
 /* "132" or "512,16". */
@@ -115,6 +115,22 @@ void cuda_reports(Lower *l, Step *s, const char *name) {
   cuda_write(l, s, (Place){.storage = lower_storage(l, cell)});
   cuda_number(l, s, vec_len(l->plan->steps));
   step_word(l, s, "check", name);
+}
+
+/* ---------------------------------------------------------------- choices */
+
+void cuda_choice_begin(Lower *l) {
+  if (l->option)
+    ir_bug("%s: a choice within option %s of another", l->func->name, l->option);
+  l->choices++;
+}
+
+void cuda_option(Lower *l, const char *name) {
+  l->option = name;
+}
+
+void cuda_choice_end(Lower *l) {
+  l->option = NULL;
 }
 
 /* ---------------------------------------------------------------- row kernels */

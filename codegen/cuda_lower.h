@@ -34,6 +34,12 @@ void cuda_live(Lower *l, Step *s, ValueId extent);
  * message (step_number "n", "k", "bound", "rows") follow. */
 void cuda_reports(Lower *l, Step *s, const char *name);
 
+/* Several ways to compute the same (docs/plan.md, "choice"): between begin and end the steps behind cuda_option are one
+ * way, which is called `name`. Each way writes everything that later steps read. */
+void cuda_choice_begin(Lower *l);
+void cuda_option(Lower *l, const char *name);
+void cuda_choice_end(Lower *l);
+
 /* What lower*.c call where the target is CUDA. */
 void cuda_row_kernel(Lower *l, const KernelCall *call, uint32_t first, uint32_t last);
 void cuda_copy(Lower *l, uint32_t inst, Type type, Place from, int64_t ldf, Place to, int64_t ldt);
@@ -41,10 +47,21 @@ void cuda_fill(Lower *l, uint32_t inst, DType dtype, Place to, double value);
 
 /* cuda_weights.c: whether the instruction makes a copy in bf16 of a parameter of the function's table that is kept in
  * the arena of copies; whether any function of the table has one; and the function to lower, which is `f` itself or,
- * for an update of such a table, one that makes the copies as well. */
+ * for an update of such a table, one that makes the copies as well; and the function TABLE.copies. */
 bool cuda_is_copy(const Func *f, const Inst *inst);
 bool cuda_has_copies(const Module *m, const Table *table);
+/* The parameter that the value is, views passed, if its copy is kept where its table has any; else NO_VALUE. */
+ValueId cuda_copied_parameter(const Func *f, ValueId v);
 const Func *cuda_with_copies(const Func *f);
+const Func *cuda_copies_func(const Module *m, const Table *table);
+
+/* cuda_gelu.c: the function to lower: GELU's kernel keeps what its gradient is computed from. */
+const Func *cuda_with_gelu_kept(const Func *f);
+/* cuda_epilogue*.c: the products that are lowered together with a kernel, once the places are known; then, for every
+ * instruction (of a group the first): whether it belongs to such a pair, whose steps stand where the last of them is.
+ */
+void cuda_find_pairs(Lower *l);
+bool cuda_lower_paired(Lower *l, uint32_t inst);
 
 void lower_cuda_matmul(Lower *l, uint32_t inst);
 void lower_cuda_cast(Lower *l, uint32_t inst);
@@ -58,6 +75,9 @@ void lower_cuda_attention_grad(Lower *l, uint32_t inst);
 void lower_cuda_missing(Lower *l, uint32_t inst);        /* of an op that only the CPU has */
 void lower_cuda_grouped_matmul(Lower *l, uint32_t inst); /* cuda_grouped.c */
 void lower_cuda_grouped_outer(Lower *l, uint32_t inst);
+/* The row kernel of insts first..last, and the grouped product whose epilogue it can be; false: there is no such
+ * product, and nothing was lowered. */
+bool lower_cuda_epilogue(Lower *l, uint32_t first, uint32_t last);
 /* A matmul with ragged rows, or with ta a ragged sum, as a grouped product with one group. */
 void lower_cuda_ragged_matmul(Lower *l, uint32_t inst);
 

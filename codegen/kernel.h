@@ -55,10 +55,22 @@ typedef struct CudaDefine {
   int64_t number;
 } CudaDefine;
 
-/* An instance of the template codegen/cuda/<name>.cu, for CUDA sets only; `defines` ends with a NULL name. Equal
- * instances are one kernel. Lines `//@use OTHER` at the head of a template put that text in front. `arch`: NULL, or the
- * only architecture that can compile it ("sm_90a"). */
-Kernel *kernel_from_template(KernelSet *set, const char *name, const CudaDefine *defines, const char *arch);
+/* The row kernel of insts[first..last] as the epilogue of a product of packed rows, which is the bf16 value `product`
+ * with groups `off` (kernel_epilogue.c). */
+typedef struct KernelEpilogue {
+  const char *refusal;     /* why it cannot be one; the rest is NULL then */
+  const char *text;        /* CUDA, to stand in front of a template's text */
+  const char *key;         /* the same without the first user's names */
+  KernelOperand *operands; /* arena vector: inputs and outputs, in the order of EPILOGUE_PARAMETERS */
+} KernelEpilogue;
+KernelEpilogue kernel_epilogue(KernelSet *set, const Func *f, uint32_t first, uint32_t last, const ValueLayout *layout,
+                               ValueId product, ValueId off);
+
+/* An instance of the template codegen/cuda/<name>.cu, for CUDA sets only; `defines` ends with a NULL name, `epilogue`
+ * may be NULL. Equal instances are one kernel. Lines `//@use OTHER` at the head of a template put that text in front.
+ * `arch`: NULL, or the only architecture that can compile it ("sm_90a"). */
+Kernel *kernel_from_template(KernelSet *set, const char *name, const CudaDefine *defines, const char *arch,
+                             const KernelEpilogue *epilogue);
 
 /* How to compile the emitted C, besides -march and the output: gcc vectorises the loops, IEEE semantics of NaN and
  * infinities stay, and products are fused with sums only where the text says so. */

@@ -296,8 +296,9 @@ static uint32_t build_pick(Builder *b, const Inst *inst, uint32_t context) {
   Node n = row_load(b, inst->input[0], type_of(b, inst->output[0]), context);
   n.columns = 1;
   n.column_node = index;
-  if (b->cuda || b->body->one_row) /* a thread that shares the row may store where another has yet to read */
+  if (b->body->one_row)
     b->body->operands[n.operand].exact = false;
+  b->body->operands[n.operand].picked = true;
   return node_add(b, n);
 }
 
@@ -615,7 +616,8 @@ KernelBody *kernel_build(Arena *arena, const Func *f, uint32_t first, uint32_t l
                           .rows = b->space.rows,
                           .one_row = b->space.rows == 1 && b->space.extent == NO_VALUE,
                           .rows_per_live = b->space.rows_per_entry,
-                          .extent = b->space.extent};
+                          .extent = b->space.extent,
+                          .given_operand = NO_OPERAND};
   for (uint32_t i = first; i <= last; i++) {
     const Inst *inst = &f->insts[i];
     for (int k = 0; !(op_info[inst->op].flags & FLAG_VIEW) && k < inst->output_count; k++)
@@ -630,6 +632,9 @@ KernelBody *kernel_build(Arena *arena, const Func *f, uint32_t first, uint32_t l
       b->body->block_rows = b->body->block_rows ? b->body->block_rows : rows_of_block(b->body, cuda);
       add_scratch(b, &b->body->outputs[i]);
     }
+  for (uint32_t i = 0; i < vec_len(b->body->operands); i++)
+    if (cuda && b->body->operands[i].picked && !kernel_cuda_waits(b->body))
+      b->body->operands[i].exact = false; /* a thread of the row may store where another has yet to read */
   sort_operands(b);
   return b->body;
 }

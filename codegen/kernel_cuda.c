@@ -157,6 +157,10 @@ static int64_t slice_count(const KernelBody *body) {
   return is_sliced(body) ? divide_up(columns, (int64_t)team_size(body) * vector_width(body, columns)) : 1;
 }
 
+bool kernel_cuda_waits(const KernelBody *body) {
+  return team_size(body) > WARP;
+}
+
 /* The same number of blocks for every processor; few where each has a partial sum of many columns. */
 int64_t kernel_cuda_blocks(const KernelBody *body) {
   KernelBody summed = *body;

@@ -59,6 +59,7 @@ typedef struct BodyOperand {
   ValueId value;
   bool seed;
   bool exact;        /* input: read at the kernel's own row only; vectors in column order, scalars anywhere in it */
+  bool picked;       /* input: such a scalar is read, on a GPU by every thread of the row */
   int64_t alignment; /* bytes: of the address of its first element, at most VALUE_ALIGNMENT */
   int64_t ld, columns;
   int64_t scratch_bytes;
@@ -77,11 +78,12 @@ typedef struct KernelBody {
   Node *nodes;           /* arena vectors */
   BodyOperand *operands; /* in the order of the kernel's pointers */
   BodyOutput *outputs;
-  int64_t rows;          /* static bound */
-  bool one_row;          /* no loop */
-  int64_t rows_per_live; /* rows of one live entry of dim 0 */
-  ValueId extent;        /* offsets whose last entry counts the live entries, or NO_VALUE */
-  int64_t block_rows;    /* rows of a block of partial sums; 0: the kernel has no column sums */
+  int64_t rows;           /* static bound */
+  bool one_row;           /* no loop */
+  int64_t rows_per_live;  /* rows of one live entry of dim 0 */
+  ValueId extent;         /* offsets whose last entry counts the live entries, or NO_VALUE */
+  int64_t block_rows;     /* rows of a block of partial sums; 0: the kernel has no column sums */
+  uint32_t given_operand; /* whose columns the text's surroundings have in `given` (kernel_epilogue.c), or NO_OPERAND */
 } KernelBody;
 
 enum { MAX_BLOCKS = 128, MIN_BLOCK_ROWS = 16 };
@@ -91,6 +93,8 @@ KernelBody *kernel_build(Arena *arena, const Func *f, uint32_t first, uint32_t l
                          bool cuda);
 /* kernel_cuda.c: into how many blocks of rows sums over the rows of the body are cut on a GPU. */
 int64_t kernel_cuda_blocks(const KernelBody *body);
+/* kernel_cuda.c: whether the threads of a row wait for all of them between levels. */
+bool kernel_cuda_waits(const KernelBody *body);
 bool node_is_whole(const Node *n);           /* fills a buffer of a whole row */
 bool node_is_vector(const Node *n);          /* more than one column */
 bool body_is_scalar(const KernelBody *body); /* has row scalars only */

@@ -100,21 +100,25 @@ static const char *expand_template(Arena *arena, const char *name) {
   return arena_print(arena, "%s%s", used, text);
 }
 
-Kernel *kernel_from_template(KernelSet *set, const char *name, const CudaDefine *defines, const char *arch) {
+Kernel *kernel_from_template(KernelSet *set, const char *name, const CudaDefine *defines, const char *arch,
+                             const KernelEpilogue *epilogue) {
   const char *numbers = "", *text = expand_template(set->arena, name);
   for (const CudaDefine *d = defines; d->name; d++)
     numbers = arena_print(set->arena, "%s#define %s %lld\n", numbers, d->name, (long long)d->number);
-  uint64_t hash = hash_text(arena_print(set->arena, "%s\n%s\n%s%s", name, arch ? arch : "", numbers, text));
+  uint64_t hash = hash_text(
+      arena_print(set->arena, "%s\n%s\n%s%s%s", name, arch ? arch : "", numbers, epilogue ? epilogue->key : "", text));
   Kernel *found = find_kernel(set, hash);
   if (found)
     return found;
   Kernel *k = arena_alloc(set->arena, sizeof *k);
-  *k = (Kernel){.name = arena_print(set->arena, "moec_%s_%016llx", name, (unsigned long long)hash),
-                .hash = hash,
-                .arena = set->arena,
-                .arch = arch};
-  k->cuda = arena_print(set->arena, "#define KERNEL %s\n#define KERNEL_FUNCTION(function) %s_##function\n%s%s", k->name,
-                        k->name, numbers, text);
+  *k = (Kernel){
+      .name = arena_print(set->arena, "moec_%s%s_%016llx", name, epilogue ? "_epilogue" : "", (unsigned long long)hash),
+      .hash = hash,
+      .arena = set->arena,
+      .arch = arch};
+  /* what the user called things, in the epilogue, stands in front of the template's macros */
+  k->cuda = arena_print(set->arena, "#define KERNEL %s\n#define KERNEL_FUNCTION(function) %s_##function\n%s%s%s",
+                        k->name, k->name, epilogue ? epilogue->text : "", numbers, text);
   vec_push(set->arena, set->kernels, k);
   return k;
 }

@@ -47,17 +47,17 @@ const Node *print_node(const Printer *p, uint32_t i) {
 
 static bool is_taken(const Printer *p, const char *name) {
   static const char *const words[] = {
-      "and",      "asm",      "auto",     "bool",      "break",     "c",         "case",     "catch",    "char",
-      "class",    "const",    "continue", "default",   "delete",    "do",        "double",   "else",     "enum",
-      "explicit", "export",   "extern",   "false",     "float",     "for",       "friend",   "goto",     "if",
-      "inline",   "int",      "k",        "lane",      "launch",    "live",      "long",     "mutable",  "namespace",
-      "new",      "not",      "operator", "or",        "private",   "protected", "public",   "q",        "r",
-      "register", "return",   "rows",     "seed",      "short",     "signed",    "sizeof",   "static",   "struct",
-      "switch",   "template", "this",     "throw",     "true",      "try",       "typedef",  "typename", "union",
-      "unsigned", "using",    "virtual",  "void",      "volatile",  "while",     "xor",      "j",        "block",
-      "blocks",   "end",      "bound",    "team",      "constexpr", "nullptr",   "typeof",   "restrict", "row",
-      "from",     "stride",   "total",    "threadIdx", "blockIdx",  "gridDim",   "blockDim", "warpSize", "to",
-      "i",        "c0",       "piece"};
+      "and",      "asm",      "auto",     "bool",      "break",     "c",         "case",        "catch",    "char",
+      "class",    "const",    "continue", "default",   "delete",    "do",        "double",      "else",     "enum",
+      "explicit", "export",   "extern",   "false",     "float",     "for",       "friend",      "goto",     "if",
+      "inline",   "int",      "k",        "lane",      "launch",    "live",      "long",        "mutable",  "namespace",
+      "new",      "not",      "operator", "or",        "private",   "protected", "public",      "q",        "r",
+      "register", "return",   "rows",     "seed",      "short",     "signed",    "sizeof",      "static",   "struct",
+      "switch",   "template", "this",     "throw",     "true",      "try",       "typedef",     "typename", "union",
+      "unsigned", "using",    "virtual",  "void",      "volatile",  "while",     "xor",         "j",        "block",
+      "blocks",   "end",      "bound",    "team",      "constexpr", "nullptr",   "typeof",      "restrict", "row",
+      "from",     "stride",   "total",    "threadIdx", "blockIdx",  "gridDim",   "blockDim",    "warpSize", "to",
+      "i",        "c0",       "piece",    "given",     "group",     "of",        "first_of_row"};
   for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
     if (strcmp(words[i], name) == 0)
       return true;
@@ -164,6 +164,8 @@ static void print_scalar(Printer *p, uint32_t i) {
   const Node *n = print_node(p, i);
   const char *type = print_register_type(n->dtype);
   if (n->kind == NODE_LOAD && node_is_vector(n)) {
+    if (n->operand == p->body->given_operand)
+      return;
     const char *row = is_kept_row(p, i) ? arena_print(p->arena, "%s_in", p->row[i]) : p->row[i];
     print_line(p, "const %s *%s = %s%s;", print_c_type(n->dtype), row, p->operand[n->operand], print_load_offset(p, n));
     return;
@@ -186,6 +188,10 @@ static void print_scalar(Printer *p, uint32_t i) {
                print_reference(p, n->input[0]), p->operand[n->tag_operand], print_reference(p, n->input[1]));
     return;
   case NODE_EXPERT:
+    if (p->words.expert) {
+      print_line(p, "const int32_t %s = %s;", p->node[i], p->words.expert);
+      return;
+    }
     print_line(p, "const int32_t %s = moec_expert_of_row(%s, %lld, %s);", p->node[i], p->operand[n->operand],
                (long long)n->count,
                n->context         ? "q"
@@ -237,7 +243,9 @@ static void print_loads(Printer *p, const bool *need, int level) {
     return;
   for (uint32_t i = 0; i < vec_len(p->body->nodes); i++) {
     const char *row = need[i] && node_is_vector(print_node(p, i)) ? loaded_row(p, i, level) : NULL;
-    if (row && p->loop.stride == 1)
+    if (row && print_node(p, i)->kind == NODE_LOAD && print_node(p, i)->operand == p->body->given_operand)
+      print_line(p, "const auto %s = given;", p->vector[i]);
+    else if (row && p->loop.stride == 1)
       print_line(p, "const auto %s = moec_load<%d>(%s + c0);", p->vector[i], p->loop.width, row);
     else if (row)
       print_line(p, "const auto %s = moec_load_strided<%d, %lld>(%s + c0, %lld - c0);", p->vector[i], p->loop.width,

@@ -15,6 +15,7 @@ typedef struct CWords {
   const char *one_thread;     /* "if (lane == 0) " in front of a store of a scalar */
   const char *call_arguments; /* what the whole-row functions get behind their own: ", lane" */
   const char *wide;           /* in front of a row number whose product with a row's length needs 64 bits */
+  const char *expert;         /* that of the row, where it is known; NULL: it is looked up */
 } CWords;
 
 /* How the loop over columns that is being printed goes. A loop may take `width` columns at a time: their loads stand in

@@ -159,13 +159,15 @@ static void read_at(int *last_read, const Node *n, int time) {
     last_read[n->operand] = time;
 }
 
-static void find_last_reads(Arena *arena, const KernelBody *body, const LoopPlan *plan, int *last_read) {
+/* A scalar picked from a row that threads share is safe from the first of them that waits, at the level's end. */
+static void find_last_reads(Arena *arena, const KernelBody *body, const LoopPlan *plan, bool shared, int *last_read) {
   uint32_t count = vec_len(body->nodes);
   for (uint32_t i = 0; i < count; i++) {
     const Node *n = node_at(body, i);
     int making = schedule_making_level(body, plan, i);
+    bool picked = shared && n->operand != NO_OPERAND && body->operands[n->operand].picked;
     if (!node_is_vector(n))
-      read_at(last_read, n, scalar_time(plan->level[i]));
+      read_at(last_read, n, picked ? whole_time(plan->level[i]) : scalar_time(plan->level[i]));
     for (int k = 0; node_is_whole(n) && k < n->input_count; k++)
       read_at(last_read, node_at(body, n->input[k]), whole_time(making));
   }
@@ -182,7 +184,7 @@ static void find_last_reads(Arena *arena, const KernelBody *body, const LoopPlan
  * the store. scalars_alone: one thread reads and stores the scalars of a row; otherwise one stores what all read. */
 static void decide_in_place(Arena *arena, const KernelBody *body, LoopPlan *plan, bool scalars_alone) {
   int *last_read = arena_alloc(arena, (vec_len(body->operands) + 1) * sizeof *last_read);
-  find_last_reads(arena, body, plan, last_read);
+  find_last_reads(arena, body, plan, !scalars_alone, last_read);
   int latest = 0;
   for (uint32_t i = 0; i < vec_len(body->operands); i++) {
     plan->in_place[i] = body->operands[i].exact && body->operands[i].role == OPERAND_INPUT;

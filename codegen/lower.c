@@ -95,7 +95,10 @@ void step_scratch(Lower *l, Step *s, const char *key, int64_t bytes) {
 }
 
 void step_end(Lower *l, const Step *s) {
-  vec_push(l->arena, l->plan->steps, *s);
+  Step step = *s;
+  step.choice = l->option ? l->choices : 0;
+  step.option = l->option;
+  vec_push(l->arena, l->plan->steps, step);
 }
 
 /* ---------------------------------------------------------------- functions */
@@ -150,20 +153,19 @@ static uint32_t find_loss(const Func *f) {
 
 /* FLOPs as the trainer counts them: what every run costs, and what one selected expert-token pair adds, where pairs are
  * those of all MoE layers (results `load.*`), whether the layer's work is packed here or not. */
-static void count_work(Lower *l) {
-  const Func *f = l->func;
+static void count_work(FuncPlan *plan, const Func *f) {
   double pairs = 0;
   int layers = 0, routes = 0;
   for (uint32_t i = 0; i < vec_len(f->results); i++)
     layers += strncmp(f->results[i].label, "load.", 5) == 0;
   for (uint32_t i = 0; i < vec_len(f->insts); i++) {
     double none = flop_rule[f->insts[i].op](f, &f->insts[i], 0).flops;
-    l->plan->work += none;
+    plan->work += none;
     pairs += flop_rule[f->insts[i].op](f, &f->insts[i], 1).flops - none;
     routes += f->insts[i].op == OP_route;
   }
   layers = layers ? layers : routes;
-  l->plan->work_of_pair = layers ? pairs / layers : 0;
+  plan->work_of_pair = layers ? pairs / layers : 0;
 }
 
 /* For CUDA an op has a rule of its own, or one that makes row kernels, views and copies for both targets. */
@@ -177,7 +179,14 @@ static LowerRule find_rule(const Lower *l, Op op) {
   return both ? rule : lower_cuda_missing;
 }
 
-static FuncPlan lower_func(Plan *plan, const Func *f) {
+/* The function as it is lowered. */
+static const Func *prepare(const Plan *plan, const Func *f) {
+  return plan->target == PLAN_CUDA ? cuda_with_gelu_kept(cuda_with_copies(f)) : f;
+}
+
+/* FLOPs are those of the module's own function: the same for every target. */
+static FuncPlan lower_func(Plan *plan, const Func *original) {
+  const Func *f = prepare(plan, original);
   FuncPlan out = {.func = f, .loss_inst = find_loss(f), .peak.step = NO_STEP};
   Lower l = {.arena = plan->arena,
              .module = plan->module,
@@ -186,15 +195,27 @@ static FuncPlan lower_func(Plan *plan, const Func *f) {
              .target = plan->target,
              .cuda = &plan->cuda,
              .kernels = &plan->kernels,
+             .keep_values = plan->keep_values,
              .seed = NO_STORAGE};
   find_last_uses(&l, plan->keep_values);
+  lower_find_sums(&l, plan->keep_values);
   lower_places(&l);
+  if (plan->target == PLAN_CUDA)
+    cuda_find_pairs(&l);
   for (uint32_t i = 0; i < vec_len(f->insts); i++) {
     const Inst *inst = &f->insts[i];
     uint32_t last = i;
     if (inst->group != NO_GROUP)
       while (last + 1 < vec_len(f->insts) && f->insts[last + 1].group == inst->group)
         last++;
+    if (cuda_lower_paired(&l, i)) {
+      i = last;
+      continue;
+    }
+    if (l.adds[i]) {
+      lower_added_matmul(&l, i++);
+      continue;
+    }
     if (inst->group != NO_GROUP)
       lower_kernel(&l, i, last);
     else if (inst->op != OP_const && is_read(&l, inst, i))
@@ -202,7 +223,7 @@ static FuncPlan lower_func(Plan *plan, const Func *f) {
     i = last;
   }
   lower_results(&l);
-  count_work(&l);
+  count_work(&out, original);
   if (plan->keep_values)
     for (uint32_t s = 0; s < vec_len(out.storages); s++)
       out.storages[s].result |= !out.storages[s].scratch;
@@ -221,6 +242,9 @@ static Plan *lower_module(const Module *m, PlanTarget target, bool keep_values, 
   plan->keep_values = keep_values;
   for (uint32_t i = 0; i < vec_len(m->funcs); i++)
     vec_push(plan->arena, plan->funcs, lower_func(plan, m->funcs[i]));
+  for (uint32_t i = 0; target == PLAN_CUDA && i < vec_len(m->tables); i++)
+    if (cuda_has_copies(m, m->tables[i]))
+      vec_push(plan->arena, plan->funcs, lower_func(plan, cuda_copies_func(m, m->tables[i])));
   return plan;
 }
 

@@ -12,10 +12,15 @@ typedef struct Lower {
   PlanTarget target;
   const CudaOptions *cuda; /* where the target is CUDA */
   KernelSet *kernels;
-  uint32_t *last_use; /* by ValueId: index of the last instruction that reads it; UINT32_MAX: a result */
-  int64_t *ld;        /* by ValueId, as in plan->values, for the kernels */
-  int64_t *offset;    /* by ValueId: bytes from the beginning of its storage, likewise */
-  uint32_t seed;      /* the storage of the seed cell, or NO_STORAGE */
+  uint32_t *last_use;      /* by ValueId: index of the last instruction that reads it; UINT32_MAX: a result */
+  int64_t *ld;             /* by ValueId, as in plan->values, for the kernels */
+  int64_t *offset;         /* by ValueId: bytes from the beginning of its storage, likewise */
+  struct CudaPair **pairs; /* CUDA: by instruction, see cuda_epilogue.h */
+  uint32_t seed;           /* the storage of the seed cell, or NO_STORAGE */
+  bool *adds;              /* by instruction: a product that is added to a sum in place, with the add behind it */
+  int choices;             /* of the function, so far */
+  const char *option;      /* of the last of them, whose part the next steps are; NULL: of none */
+  bool keep_values;        /* as in the plan */
 } Lower;
 
 typedef void (*LowerRule)(Lower *l, uint32_t inst);
@@ -28,6 +33,9 @@ extern const LowerRule lower_rule[OP_COUNT]; /* lower.c, from ops.def */
 int64_t type_rows(const Module *m, Type t);
 int64_t type_columns(const Module *m, Type t);
 
+/* lower_product.c: finds the products that are added in place; such a one, with the add behind it, as one step. */
+void lower_find_sums(Lower *l, bool keep_values);
+void lower_added_matmul(Lower *l, uint32_t inst);
 /* lower_place.c: storages of all values, views resolved. */
 void lower_places(Lower *l);
 uint32_t lower_storage(Lower *l, Storage s);
@@ -54,6 +62,8 @@ void step_end(Lower *l, const Step *s);
 /* The value's place and leading dimension; ir_bug when it has none. */
 Place lower_place(const Lower *l, ValueId v);
 Type lower_type(const Lower *l, ValueId v);
+/* A gemm step with the sizes and operands of a matmul (lower_product.c). */
+Step lower_operands(Lower *l, uint32_t inst);
 /* A `copy` step between two places of `type`'s rows and columns (lower_view.c). */
 void lower_copy(Lower *l, uint32_t inst, Type type, Place from, int64_t ldf, Place to, int64_t ldt);
 /* A constant's memory, written. */

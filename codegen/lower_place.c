@@ -2,11 +2,12 @@
  *
  * In: a function. Out: plan->values and plan->storages, offsets within the act arena still open. Holds: a view shares
  * its operand's storage where the operand's gaps between rows allow it; an operand that only a concatenation reads is
- * made in its place there. A result "grad @p", "param @p", "m @p", "v @p" (update functions: "p0", "m0", ...; the next
- * value of a state among the gradients) stands in its arena as soon as it is made when nobody reads afterwards what it
- * overwrites; else it is copied there behind the last step.
+ * made in its place there; a product that is added to a sum is added in the sum's storage. A result "grad @p", "param
+ * @p", "m @p", "v @p" (update functions: "p0", "m0", ...; the next value of a state among the gradients) stands in its
+ * arena as soon as it is made when nobody reads afterwards what it overwrites; else it is copied there behind the last
+ * step.
  */
-#include "codegen/lower.h"
+#include "codegen/cuda_lower.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -46,17 +47,30 @@ static bool is_update(const Func *f) {
   return strncmp(f->name, f->table->name, length) == 0 && strcmp(f->name + length, ".update") == 0;
 }
 
-/* "p3", "g3", "m3", "v3" of an update function: segment 3 in one of the arenas. */
+/* "p" and "p.bf16" of TABLE.copies: the whole arenas. */
+static bool table_target(const Func *f, const char *name, Target *target) {
+  size_t length = f->table ? strlen(f->table->name) : 0;
+  if (!length || strncmp(f->name, f->table->name, length) != 0 || strcmp(f->name + length, ".copies") != 0)
+    return false;
+  *target = (Target){strcmp(name, "p") == 0 ? SPACE_PARAM : SPACE_PARAM_BF16, 0};
+  return true;
+}
+
+/* "p3", "g3", "m3", "v3" of an update function: segment 3 in one of the arenas; "p3.bf16": its copy. */
 static bool segment_target(const Func *f, const char *name, Target *target) {
-  static const char letters[] = "pgmv";
+  static const char letters[] = "pgmv", copy[] = ".bf16";
   static const Space spaces[] = {SPACE_PARAM, SPACE_GRAD, SPACE_M, SPACE_V};
   const char *letter = name[0] ? strchr(letters, name[0]) : NULL;
-  if (!is_update(f) || !letter || !name[1] || strspn(name + 1, "0123456789") != strlen(name + 1))
+  const char *rest = letter ? name + 1 + strspn(name + 1, "0123456789") : name;
+  bool copies = *letters == name[0] && strcmp(rest, copy) == 0;
+  if (!is_update(f) || !letter || rest == name + 1 || (*rest && !copies))
     return false;
   unsigned long index = strtoul(name + 1, NULL, 10);
   if (index >= vec_len(f->table->segments))
     ir_bug("%s: %s names a segment that table @%s does not have", f->name, name, f->table->name);
-  *target = (Target){spaces[letter - letters], f->table->segments[index].offset * (int64_t)sizeof(float)};
+  const Segment *segment = &f->table->segments[index];
+  *target = copies ? (Target){SPACE_PARAM_BF16, segment->offset * (int64_t)dtype_size(DTYPE_BF16)}
+                   : (Target){spaces[letter - letters], segment->offset * (int64_t)sizeof(float)};
   return true;
 }
 
@@ -75,7 +89,7 @@ static bool result_target(const Func *f, const char *label, Target *target) {
       return true;
     }
   }
-  return segment_target(f, label, target);
+  return segment_target(f, label, target) || table_target(f, label, target);
 }
 
 static Space parameter_space(const Func *f, const Value *value) {
@@ -100,11 +114,18 @@ static void place_input(Lower *l, ValueId v) {
   if (value->kind == VALUE_PARAMETER) {
     target.space = parameter_space(l->func, value);
     target.offset = find_param(l->func, value->table, value->parameter)->offset * (int64_t)sizeof(float);
-  } else {
-    segment_target(l->func, value->name, &target);
+  } else if (!segment_target(l->func, value->name, &target)) {
+    table_target(l->func, value->name, &target);
   }
   place_value(l, v,
               (Storage){.space = target.space, .offset = target.offset, .argument = value->kind == VALUE_ARGUMENT});
+}
+
+/* A parameter in bf16 that the runtime keeps. */
+static void place_copy(Lower *l, const Inst *inst) {
+  const Value *from = &l->func->values[inst->input[0]];
+  int64_t offset = find_param(l->func, from->table, from->parameter)->offset * (int64_t)dtype_size(DTYPE_BF16);
+  place_value(l, inst->output[0], (Storage){.space = SPACE_PARAM_BF16, .offset = offset});
 }
 
 static void place_reshape(Lower *l, const Inst *inst) {
@@ -144,21 +165,83 @@ static bool writes_strided(const Inst *inst, uint8_t output) {
   }
 }
 
+/* Where the concatenation is one row, an operand is any matrix without gaps, perhaps behind reshapes: they are moved
+ * with it. */
+static ValueId behind_reshapes(const Lower *l, ValueId v, const uint32_t *uses) {
+  const Value *value = &l->func->values[v];
+  while (value->kind == VALUE_RESULT && l->func->insts[value->inst].op == OP_reshape && uses[v] == 1) {
+    v = l->func->insts[value->inst].input[0];
+    value = &l->func->values[v];
+  }
+  return v;
+}
+
+static bool is_own_storage(const Lower *l, ValueId v) {
+  const Storage *s = &l->plan->storages[l->plan->values[v].place.storage];
+  return l->func->values[v].kind == VALUE_RESULT && s->value == v && s->fill == NO_INST;
+}
+
+static void place_part(Lower *l, ValueId in, ValuePlace part, bool one_row, const uint32_t *uses) {
+  const ValueId made = one_row ? behind_reshapes(l, in, uses) : in;
+  const Value *value = &l->func->values[made];
+  ValuePlace *place = &l->plan->values[made];
+  const bool dense = place->ld == type_columns(l->module, lower_type(l, made));
+  if (uses[made] != 1 || !is_own_storage(l, made))
+    return;
+  if (one_row ? !dense : !writes_strided(&l->func->insts[value->inst], value->output))
+    return;
+  if (!one_row)
+    *place = part;
+  for (ValueId v = in; one_row; v = l->func->insts[l->func->values[v].inst].input[0]) {
+    l->plan->values[v].place = part.place;
+    if (v == made)
+      break;
+  }
+}
+
 /* Operands that nobody else reads are made where the concatenation needs them. */
 static void place_concat(Lower *l, const Inst *inst, const uint32_t *uses) {
   ValueId out = inst->output[0];
   ValuePlace part = l->plan->values[out];
+  bool one_row = type_rows(l->module, lower_type(l, out)) == 1;
   for (int i = 0; i < inst->input_count; i++) {
-    ValueId in = inst->input[i];
-    Type type = lower_type(l, in);
-    const Value *value = &l->func->values[in];
-    ValuePlace *place = &l->plan->values[in];
-    const Storage *s = &l->plan->storages[place->place.storage];
-    if (value->kind == VALUE_RESULT && uses[in] == 1 && s->value == in && s->fill == NO_INST &&
-        writes_strided(&l->func->insts[value->inst], value->output))
-      *place = part;
+    Type type = lower_type(l, inst->input[i]);
+    place_part(l, inst->input[i], part, one_row, uses);
     part.place.offset += type_columns(l->module, type) * (int64_t)dtype_size(type.dtype);
   }
+}
+
+/* The product is added where the sum so far stands. */
+static void place_sum(Lower *l, uint32_t index) {
+  const ValueId made = l->func->insts[index].output[0], *operands = l->func->insts[index + 1].input;
+  l->plan->values[made] = l->plan->values[operands[operands[0] == made]];
+}
+
+/* Whether a plain product makes or reads the value. */
+static bool is_in_product(const Lower *l, ValueId v, uint32_t maker) {
+  const Func *f = l->func;
+  bool found = f->insts[maker].op == OP_matmul && f->insts[maker].group == NO_GROUP;
+  for (uint32_t i = maker + 1; !found && i < vec_len(f->insts) && i <= l->last_use[v]; i++)
+    if (f->insts[i].op == OP_matmul && f->insts[i].group == NO_GROUP)
+      found = f->insts[i].input[0] == v || f->insts[i].input[1] == v;
+  return found;
+}
+
+/* Tensor cores take 16 bytes at a time, which a row of, say, 50257 columns does not divide into: on a GPU, wide rows
+ * that a product makes or reads begin at multiples of a cache line. */
+static void pad_rows(Lower *l, uint32_t index, uint8_t output) {
+  enum { WIDE = 1024, LINE = 128, VECTOR = 16 };
+  const Inst *inst = &l->func->insts[index];
+  const ValueId v = inst->output[output];
+  const Type type = lower_type(l, v);
+  const int64_t size = (int64_t)dtype_size(type.dtype), rows = type_rows(l->module, type);
+  const int64_t bytes = type_columns(l->module, type) * size, padded = (bytes + LINE - 1) / LINE * LINE;
+  if (l->target != PLAN_CUDA || type.rank != 2 || type.extent != NO_VALUE || rows == 1 || bytes < WIDE ||
+      bytes % VECTOR == 0 || l->last_use[v] == UINT32_MAX || !writes_strided(inst, output) ||
+      !is_in_product(l, v, index))
+    return;
+  l->plan->values[v].ld = padded / size;
+  l->plan->storages[l->plan->values[v].place.storage].bytes = rows * padded;
 }
 
 static void place_outputs(Lower *l, uint32_t index) {
@@ -167,9 +250,17 @@ static void place_outputs(Lower *l, uint32_t index) {
     place_reshape(l, inst);
   } else if (inst->op == OP_split) {
     place_split(l, inst);
+  } else if (index > 0 && l->adds[index - 1]) {
+    l->plan->values[inst->output[0]] = l->plan->values[l->func->insts[index - 1].output[0]];
+  } else if (l->adds[index]) {
+    place_sum(l, index);
+  } else if (l->target == PLAN_CUDA && cuda_is_copy(l->func, inst)) {
+    place_copy(l, inst);
   } else {
-    for (int i = 0; i < inst->output_count; i++)
+    for (int i = 0; i < inst->output_count; i++) {
       place_value(l, inst->output[i], (Storage){0});
+      pad_rows(l, index, (uint8_t)i);
+    }
     if (inst->op == OP_const)
       l->plan->storages[l->plan->values[inst->output[0]].place.storage].fill = index;
   }

@@ -1,6 +1,8 @@
 /* Lowering of matrix products, plain and grouped by expert. */
 #include "codegen/lower.h"
 
+#include "ir/rows.h"
+
 /* Types of the operands and of the result, where they are not f32 or `always`. */
 static void step_types(Lower *l, Step *s, bool always, ValueId operand, ValueId result) {
   DType in = lower_type(l, operand).dtype, out = lower_type(l, result).dtype;
@@ -10,7 +12,7 @@ static void step_types(Lower *l, Step *s, bool always, ValueId operand, ValueId 
     step_word(l, s, "ctype", dtype_name(out));
 }
 
-void lower_matmul(Lower *l, uint32_t index) {
+Step lower_operands(Lower *l, uint32_t index) {
   const Inst *inst = &l->func->insts[index];
   ValueId a = inst->input[0], b = inst->input[1], c = inst->output[0];
   Type type_a = lower_type(l, a), type_b = lower_type(l, b), type_c = lower_type(l, c);
@@ -28,11 +30,58 @@ void lower_matmul(Lower *l, uint32_t index) {
   step_number(l, &s, "lda", l->ld[a]);
   step_read(l, &s, "b", lower_place(l, b));
   step_number(l, &s, "ldb", l->ld[b]);
+  return s;
+}
+
+/* A product, and up to `last` an add of it to what stands where it is made. */
+static void write_matmul(Lower *l, uint32_t index, uint32_t last) {
+  ValueId a = l->func->insts[index].input[0], c = l->func->insts[index].output[0];
+  Step s = lower_operands(l, index);
+  s.last_inst = last;
   step_write(l, &s, "c", lower_place(l, c));
+  vec_last(s.fields).value = l->func->insts[last].output[0];
   step_number(l, &s, "ldc", l->ld[c]);
-  step_number(l, &s, "beta", 0);
+  step_number(l, &s, "beta", last > index);
   step_types(l, &s, true, a, c);
   step_end(l, &s);
+}
+
+void lower_matmul(Lower *l, uint32_t index) {
+  write_matmul(l, index, index);
+}
+
+void lower_added_matmul(Lower *l, uint32_t index) {
+  write_matmul(l, index, index + 1);
+}
+
+static bool is_plain_product(const Lower *l, const Inst *inst) {
+  return inst->op == OP_matmul && inst->group == NO_GROUP && lower_type(l, inst->input[0]).extent == NO_VALUE &&
+         lower_type(l, inst->input[1]).extent == NO_VALUE;
+}
+
+/* Whether a product or such an add makes the value, so that it has a storage of its own, and it is read once. */
+static bool is_sum_so_far(const Lower *l, ValueId v, const uint32_t *uses) {
+  const Value *value = &l->func->values[v];
+  if (value->kind != VALUE_RESULT || uses[v] != 1)
+    return false;
+  return is_plain_product(l, &l->func->insts[value->inst]) || (value->inst > 0 && l->adds[value->inst - 1]);
+}
+
+/* f32 sums over parts of the rows, as pass chunk_head writes them: a product, and right behind it an add that alone
+ * reads it. Where every value is kept, none is written over. */
+void lower_find_sums(Lower *l, bool keep_values) {
+  const Func *f = l->func;
+  const uint32_t *uses = row_count_uses(f, l->arena);
+  l->adds = arena_alloc(l->arena, vec_len(f->insts) + 1);
+  for (uint32_t i = 0; !keep_values && i + 1 < vec_len(f->insts); i++) {
+    const Inst *product = &f->insts[i], *add = &f->insts[i + 1];
+    const ValueId made = product->output[0];
+    if (!is_plain_product(l, product) || add->op != OP_add || add->group != NO_GROUP || uses[made] != 1 ||
+        lower_type(l, made).dtype != DTYPE_F32 || (add->input[0] == made) == (add->input[1] == made))
+      continue;
+    const ValueId sum = add->input[add->input[0] == made];
+    l->adds[i] = is_sum_so_far(l, sum, uses) && type_equal(l->module, lower_type(l, sum), lower_type(l, made));
+  }
 }
 
 void lower_grouped_matmul(Lower *l, uint32_t index) {

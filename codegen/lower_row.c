@@ -14,6 +14,8 @@ Place lower_tag(Lower *l, int64_t tag) {
 }
 
 void lower_kernel(Lower *l, uint32_t first, uint32_t last) {
+  if (l->target == PLAN_CUDA && lower_cuda_epilogue(l, first, last))
+    return;
   ValueLayout layout = {.ld = l->ld, .offset = l->offset, .last_use = l->last_use};
   KernelCall *call = kernel_lower(l->kernels, l->func, first, last, &layout);
   if (l->target == PLAN_CUDA) {

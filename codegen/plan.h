@@ -22,8 +22,9 @@ typedef enum Space {
   SPACE_SOURCE_PARAM,
   SPACE_SOURCE_M,
   SPACE_SOURCE_V,
-  SPACE_TAG,    /* no memory: the offset is the operand itself */
-  SPACE_STATUS, /* CUDA: the cell in which a kernel reports the user's mistake */
+  SPACE_TAG,        /* no memory: the offset is the operand itself */
+  SPACE_STATUS,     /* CUDA: the cell in which a kernel reports the user's mistake */
+  SPACE_PARAM_BF16, /* CUDA: the parameters in bf16, each at half its offset in SPACE_PARAM (cuda_weights.c) */
   SPACE_COUNT
 } Space;
 extern const char *const space_name[SPACE_COUNT]; /* as in the text: "act", "src.param" */
@@ -85,6 +86,8 @@ typedef struct Step {
   const char *keyword;            /* "launch", "gemm", ... */
   Kernel *kernel;                 /* of a launch */
   Field *fields;                  /* arena vector, in the order of the text */
+  int choice;                     /* CUDA: of which choice it is an option's part (docs/plan.md); 0: of none */
+  const char *option;             /* that option's name, or NULL */
   uint32_t first_inst, last_inst; /* the instructions it executes; NO_INST: none (a copy to a result's place) */
 } Step;
 
@@ -114,10 +117,13 @@ typedef struct FuncPlan {
 
 typedef enum PlanTarget { PLAN_CPU, PLAN_CUDA } PlanTarget;
 
-/* Where a CUDA kernel has two forms, which one a plan takes; `ledger` hears of it when there is one. */
+/* Where a CUDA kernel has two kinds, which of them a plan has: both, as a choice of the trainer's first step on a GPU
+ * that has wgmma; mma.sync's alone; or Hopper's alone where it can be used. */
+typedef enum CudaKinds { CUDA_KINDS_BOTH, CUDA_KINDS_MMA, CUDA_KINDS_WGMMA } CudaKinds;
+
+/* `ledger` hears of the kinds when there is one. */
 typedef struct CudaOptions {
-  bool grouped_wgmma;   /* grouped products by wgmma where it can be used; else by mma.sync */
-  bool attention_wgmma; /* the same of attention */
+  CudaKinds grouped, attention;
   struct Ledger *ledger;
 } CudaOptions;
 
@@ -147,6 +153,8 @@ bool plan_is_live(const Storage *s, uint32_t step); /* whether its bytes count a
 bool plan_may_overwrite(const FuncPlan *plan, const Field *old, const Field *made);
 
 int64_t plan_act_bytes(const Plan *plan); /* the largest any function needs */
+/* Bytes of the table's arena of parameters in bf16 (cuda_weights.c); 0: nobody reads them so. */
+int64_t plan_copy_bytes(const Plan *plan, const Table *table);
 const FuncPlan *plan_find(const Plan *plan, const char *func);
 int64_t place_offset(const FuncPlan *plan, Place place); /* bytes from the start of its arena */
 

@@ -29,25 +29,55 @@ static bool in_act(const Storage *s) {
 
 /* ---------------------------------------------------------------- liveness */
 
-static void touch(FuncPlan *plan, uint32_t step, const Field *field) {
-  Storage *s = &plan->storages[field->place.storage];
-  bool given = s->argument || s->space != SPACE_ACT;
-  if (field->kind != FIELD_WRITE && !given && (s->first == NO_STEP || s->first == step))
-    ir_bug("%s: step %u (%s) reads %%%s, which no earlier step wrote", plan->func->name, step,
-           plan->steps[step].keyword, s->value == NO_VALUE ? "scratch" : plan->func->values[s->value].name);
-  if (s->first == NO_STEP)
-    s->first = step;
-  s->last = step;
+/* The options of a choice are alternatives: its steps are one moment, that of the first of them. */
+static uint32_t moment_of(const FuncPlan *plan, uint32_t step) {
+  int choice = plan->steps[step].choice;
+  while (choice && step > 0 && plan->steps[step - 1].choice == choice)
+    step--;
+  return step;
 }
 
-static void find_lives(FuncPlan *plan) {
-  uint32_t steps = vec_len(plan->steps);
+static uint32_t moment_end(const FuncPlan *plan, uint32_t moment) {
+  uint32_t end = moment + 1;
+  while (plan->steps[moment].choice && end < vec_len(plan->steps) &&
+         plan->steps[end].choice == plan->steps[moment].choice)
+    end++;
+  return end;
+}
+
+static bool touches(const Field *field) {
+  return field->kind == FIELD_READ || field->kind == FIELD_WRITE || field->kind == FIELD_COUNT;
+}
+
+static bool is_other_option(const FuncPlan *plan, uint32_t step, uint32_t other) {
+  return moment_of(plan, step) == moment_of(plan, other) && plan->steps[step].choice &&
+         strcmp(plan->steps[step].option, plan->steps[other].option) != 0;
+}
+
+/* written: by storage, the last step that wrote it, or NO_STEP. */
+static void touch(FuncPlan *plan, uint32_t step, const Field *field, uint32_t *written) {
+  uint32_t storage = field->place.storage, writer = written[storage], moment = moment_of(plan, step);
+  Storage *s = &plan->storages[storage];
+  bool given = s->argument || s->space != SPACE_ACT;
+  if (field->kind != FIELD_WRITE && !given && (writer == NO_STEP || is_other_option(plan, step, writer)))
+    ir_bug("%s: step %u (%s) reads %%%s, which no earlier step wrote", plan->func->name, step,
+           plan->steps[step].keyword, s->value == NO_VALUE ? "scratch" : plan->func->values[s->value].name);
+  if (field->kind == FIELD_WRITE)
+    written[storage] = step;
+  if (s->first == NO_STEP)
+    s->first = moment;
+  s->last = moment;
+}
+
+static void find_lives(Arena *arena, FuncPlan *plan) {
+  uint32_t steps = vec_len(plan->steps), *written = arena_alloc(arena, (vec_len(plan->storages) + 1) * sizeof *written);
+  for (uint32_t i = 0; i < vec_len(plan->storages); i++)
+    written[i] = NO_STEP;
   for (uint32_t i = 0; i < steps; i++)
-    for (uint32_t k = 0; k < vec_len(plan->steps[i].fields); k++) {
-      const Field *field = &plan->steps[i].fields[k];
-      if (field->kind == FIELD_READ || field->kind == FIELD_WRITE || field->kind == FIELD_COUNT)
-        touch(plan, i, field);
-    }
+    for (int write = 0; write <= 1; write++) /* a step reads what those before it have left */
+      for (uint32_t k = 0; k < vec_len(plan->steps[i].fields); k++)
+        if (touches(&plan->steps[i].fields[k]) && (plan->steps[i].fields[k].kind == FIELD_WRITE) == write)
+          touch(plan, i, &plan->steps[i].fields[k], written);
   for (uint32_t i = 0; i < vec_len(plan->storages); i++) {
     Storage *s = &plan->storages[i];
     if (s->argument) {
@@ -55,6 +85,32 @@ static void find_lives(FuncPlan *plan) {
       s->last = steps;
     } else if (s->result && s->first != NO_STEP) {
       s->last = steps;
+    }
+  }
+}
+
+static bool writes(const Step *step, uint32_t storage) {
+  for (uint32_t k = 0; k < vec_len(step->fields); k++)
+    if (step->fields[k].kind == FIELD_WRITE && step->fields[k].place.storage == storage)
+      return true;
+  return false;
+}
+
+/* Every option of a choice makes what is read behind it. */
+static void check_options(const FuncPlan *plan, uint32_t moment) {
+  uint32_t end = moment_end(plan, moment);
+  for (uint32_t storage = 0; storage < vec_len(plan->storages); storage++) {
+    const Storage *s = &plan->storages[storage];
+    bool made = false;
+    for (uint32_t i = moment; i < end; i++)
+      made |= writes(&plan->steps[i], storage);
+    for (uint32_t i = moment, next; made && s->last > moment && i < end; i = next) {
+      bool by_option = false;
+      for (next = i; next < end && !is_other_option(plan, next, i); next++)
+        by_option |= writes(&plan->steps[next], storage);
+      if (!by_option)
+        ir_bug("%s: option %s of choice %d does not write what others do", plan->func->name, plan->steps[i].option,
+               plan->steps[i].choice);
     }
   }
 }
@@ -112,33 +168,58 @@ bool plan_may_overwrite(const FuncPlan *plan, const Field *old, const Field *mad
          plan->values[old->value].ld == plan->values[made->value].ld;
 }
 
-/* Whether the operand is the step's only one in its storage, all of it, and the storage dies there. */
-static bool dies_whole(const FuncPlan *plan, uint32_t step, const Field *field) {
-  uint32_t storage = field->place.storage;
-  const Storage *s = &plan->storages[storage];
-  if (!in_act(s) || s->last != step || s->argument || s->result || s->scratch || field->place.offset != 0)
-    return false;
+/* Whether the step writes `made` element by element over `old`, which none of its other operands touches. */
+static bool overwrites(const FuncPlan *plan, uint32_t step, uint32_t old, uint32_t made) {
+  const Field *read = NULL, *write = NULL;
   for (uint32_t k = 0; k < vec_len(plan->steps[step].fields); k++) {
-    const Field *other = &plan->steps[step].fields[k];
-    bool touches = other->kind == FIELD_READ || other->kind == FIELD_WRITE || other->kind == FIELD_COUNT;
-    if (other != field && touches && other->place.storage == storage)
+    const Field *field = &plan->steps[step].fields[k];
+    if (!touches(field) || (field->place.storage != old && field->place.storage != made))
+      continue;
+    const Field **found = field->place.storage == old ? &read : &write;
+    if (*found || field->place.offset != 0 || field->kind != (field->place.storage == old ? FIELD_READ : FIELD_WRITE))
       return false;
+    *found = field;
+  }
+  return read && write && plan_may_overwrite(plan, read, write);
+}
+
+static bool touches_storage(const Step *step, uint32_t storage) {
+  for (uint32_t k = 0; k < vec_len(step->fields); k++)
+    if (touches(&step->fields[k]) && step->fields[k].place.storage == storage)
+      return true;
+  return false;
+}
+
+/* Whether in every option of the moment `old` is done with where `made` is written, or is overwritten by it. */
+static bool may_take_over(const FuncPlan *plan, uint32_t moment, uint32_t old, uint32_t made) {
+  bool written = false;
+  for (uint32_t i = moment; i < moment_end(plan, moment); i++) {
+    if (i > moment && is_other_option(plan, i, i - 1))
+      written = false;
+    bool touched = touches_storage(&plan->steps[i], old), write = writes(&plan->steps[i], made);
+    if (touched && (written || (write && !overwrites(plan, i, old, made))))
+      return false;
+    written |= write;
   }
   return true;
 }
 
-/* Lets what `made` writes take over the bytes of an operand of the step, if one allows it. */
+/* Lets what `made` writes take over the bytes of an operand of the step that dies there, if one allows it. */
 static void share_operand(FuncPlan *plan, uint32_t step, const Field *made, bool *taken) {
+  uint32_t moment = moment_of(plan, step);
   Storage *s = &plan->storages[made->place.storage];
-  if (!in_act(s) || s->first != step || s->argument || made->place.offset != 0)
+  if (!in_act(s) || s->first != moment || s->argument || s->shares != NO_STORAGE)
     return;
   for (uint32_t k = 0; k < vec_len(plan->steps[step].fields); k++) {
-    const Field *old = &plan->steps[step].fields[k];
-    if (old->kind != FIELD_READ || !plan_may_overwrite(plan, old, made) || taken[old->place.storage] ||
-        plan->storages[old->place.storage].bytes != s->bytes || !dies_whole(plan, step, old))
+    const Field *read = &plan->steps[step].fields[k];
+    const Storage *old = read->kind == FIELD_READ ? &plan->storages[read->place.storage] : NULL;
+    if (!old || !in_act(old) || old->last != moment || old->argument || old->result || old->scratch ||
+        old->bytes != s->bytes || taken[read->place.storage] ||
+        !overwrites(plan, step, read->place.storage, made->place.storage) ||
+        !may_take_over(plan, moment, read->place.storage, made->place.storage))
       continue;
-    s->shares = old->place.storage;
-    taken[old->place.storage] = true;
+    s->shares = read->place.storage;
+    taken[read->place.storage] = true;
     return;
   }
 }
@@ -301,7 +382,10 @@ MemoryPeak plan_peak(Arena *arena, const FuncPlan *plan, int64_t live_rows) {
 }
 
 void plan_memory(Arena *arena, FuncPlan *plan) {
-  find_lives(plan);
+  find_lives(arena, plan);
+  for (uint32_t i = 0; i < vec_len(plan->steps); i = moment_end(plan, i))
+    if (plan->steps[i].choice)
+      check_options(plan, i);
   find_kinds(arena, plan);
   share_storages(arena, plan);
   place_blocks(arena, plan);

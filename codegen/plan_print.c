@@ -7,8 +7,8 @@
 #include <inttypes.h>
 #include <string.h>
 
-const char *const space_name[SPACE_COUNT] = {"act",       "param", "grad",  "m",   "v",     "seed",
-                                             "src.param", "src.m", "src.v", "tag", "status"};
+const char *const space_name[SPACE_COUNT] = {"act",       "param", "grad",  "m",   "v",      "seed",
+                                             "src.param", "src.m", "src.v", "tag", "status", "param.bf16"};
 
 int64_t place_offset(const FuncPlan *plan, Place place) {
   return plan->storages[place.storage].offset + place.offset;
@@ -163,8 +163,11 @@ static void print_values(const FuncPlan *plan, FILE *out) {
   const Func *f = plan->func;
   for (uint32_t v = 0; v < vec_len(f->values); v++) {
     const ValuePlace *place = &plan->values[v];
+    if (place->place.storage == NO_STORAGE)
+      continue;
     const Storage *s = &plan->storages[place->place.storage];
-    bool pinned = s->space == SPACE_PARAM || s->space == SPACE_GRAD || s->space == SPACE_M || s->space == SPACE_V;
+    bool pinned = s->space == SPACE_PARAM || s->space == SPACE_GRAD || s->space == SPACE_M || s->space == SPACE_V ||
+                  s->space == SPACE_PARAM_BF16;
     bool made = s->value != NO_VALUE && f->values[s->value].kind == VALUE_RESULT && s->first != NO_STEP;
     if (f->values[v].kind != VALUE_RESULT || !made || !(s->space == SPACE_ACT || pinned))
       continue;
@@ -208,6 +211,8 @@ void plan_print_func(const Plan *plan, const FuncPlan *func, FILE *out) {
     fprintf(out, "  %s", step->keyword);
     for (uint32_t k = 0; k < vec_len(step->fields); k++)
       print_field(func, &step->fields[k], out);
+    if (step->choice)
+      fprintf(out, " choice=%d option=%s", step->choice, step->option);
     print_comment(func, step, out);
     fputc('\n', out);
   }

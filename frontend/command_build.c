@@ -76,12 +76,16 @@ static PackageSection cubin_section(Arena *arena, const CudaSource *source, cons
 
 static void add_cuda(Arena *arena, PackageSection **sections, Model *model) {
   model_lower_cuda(model);
-  const char *text = kernels_source_cuda(arena, &model->cuda->kernels);
+  const char *text = arena_print(arena, "%s%s", kernels_source_cuda(arena, &model->cuda->kernels), cuda_runtime_unit);
   add_text(arena, sections, "plan.cuda", plan_text(model->cuda));
   add_text(arena, sections, "kernels.cu", text);
   CudaSource source = cuda_source_read(text, strlen(text));
-  for (uint32_t i = 0; i < vec_len(model->options->precompile); i++)
-    vec_push(arena, *sections, cubin_section(arena, &source, model->options->precompile[i]));
+  for (uint32_t i = 0; i < vec_len(model->options->precompile); i++) {
+    const char *arch = model->options->precompile[i];
+    vec_push(arena, *sections, cubin_section(arena, &source, arch));
+    if (model->options->pipeline.time_passes)
+      fprintf(stderr, "%-14s %s\n", arch, cuda_load_summary());
+  }
 }
 
 /* Compiling takes seconds: a path that cannot be written is said before. */

@@ -5,6 +5,7 @@
 #include "codegen/compile.h"
 #include "frontend/commands.h"
 #include "frontend/model.h"
+#include "runtime/cuda/compile.h"
 
 #include <string.h>
 
@@ -86,8 +87,10 @@ int command_emit(int argc, char **argv) {
     print_plan(plan, phase, out);
   else if (strcmp(options.what, "kernels") == 0)
     print_kernels(plan, uses, out);
+  else if (cuda)
+    fprintf(out, "%s%s", kernels_source_cuda(arena, &used), cuda_runtime_unit);
   else
-    fputs(cuda ? kernels_source_cuda(arena, &used) : kernels_source_c(arena, &used), out);
+    fputs(kernels_source_c(arena, &used), out);
   output_close(&options, out);
   return 0;
 }

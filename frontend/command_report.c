@@ -41,7 +41,7 @@ static void print_help(void) {
        "  -o FILE            the page to write\n"
        "  --trainer=FILE     the run's trainer, for the decisions and the forecast in it (repeatable); one that\n"
        "                     moec train left in the run directory is found without it\n"
-       "  --token=ID         the probe token whose path is drawn (default: those that change expert most)");
+       "  --token=TOKEN      the probe token whose path is drawn, an id or its text (default: those that change most)");
 }
 
 static void write_head(Report *report) {
@@ -71,13 +71,12 @@ static void write_head(Report *report) {
 }
 
 int command_report(int argc, char **argv) {
-  const char *output = NULL;
+  const char *output = NULL, *token = NULL;
   OptionList words = {0}, trainer_words = {0};
-  int64_t token = -1;
   bool help = false;
   const Option options[] = {{"-o", OPTION_TEXT, &output, 0},
                             {"--trainer", OPTION_LIST, &trainer_words, 0},
-                            {"--token", OPTION_INTEGER, &token, 0},
+                            {"--token", OPTION_TEXT, &token, 0},
                             {"--help", OPTION_FLAG, &help, 0}};
   runtime_program = "moec";
   options_parse("report", argc, argv, options, sizeof options / sizeof *options, &words);
@@ -89,7 +88,7 @@ int command_report(int argc, char **argv) {
     runtime_fail(FAIL_USAGE, "report: no run directory is named (moec report RUN... -o report.html)");
   if (!output)
     runtime_fail(FAIL_USAGE, "report: -o FILE is missing");
-  Report report = {.arena = arena_new(), .token = (int)token};
+  Report report = {.arena = arena_new(), .token = token};
   const char **trainers = NULL;
   for (int i = 0; i < trainer_words.count; i++)
     vec_push(report.arena, trainers, trainer_words.words[i]);

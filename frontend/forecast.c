@@ -194,9 +194,12 @@ static PhaseForecast forecast_phase(const Plan *plan, uint32_t index, int64_t ac
   f.moments = 2 * f.param;
   f.accumulators = m->accumulate > 1 ? f.grad : 0;
   f.funcs = forecast_funcs(plan, phase);
-  f.total = f.param + f.grad + f.moments + f.accumulators + act;
-  if (index > 0 && m->phases[index - 1]->table != phase->table)
-    f.entry = 4 * arena_bytes(m->phases[index - 1]->table) + f.param + f.grad + f.moments + act;
+  f.copies = plan_copy_bytes(plan, phase->table);
+  const int64_t arenas = f.param + f.copies + f.grad + f.moments;
+  f.total = arenas + f.accumulators + act;
+  const Table *before = index > 0 ? m->phases[index - 1]->table : phase->table;
+  if (before != phase->table)
+    f.entry = 4 * arena_bytes(before) + plan_copy_bytes(plan, before) + arenas + act;
   return f;
 }
 

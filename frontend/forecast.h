@@ -34,6 +34,7 @@ typedef struct PhaseForecast {
   ParameterCount parameters;
   WorkForecast work;
   int64_t param, grad, moments; /* arenas; moments: m and v */
+  int64_t copies;               /* on a GPU: the parameters in bf16, beside the f32 masters */
   int64_t accumulators;         /* the sum of gradients over micro-batches, where there are several */
   FuncForecast *funcs;          /* arena vector, the one that needs the most first */
   int64_t total;                /* while the phase runs; the activation arena is that of the whole plan */

@@ -59,10 +59,13 @@ static void print_func(Arena *arena, const FuncForecast *func, FILE *out) {
 
 static void print_memory(const Forecast *forecast, const PhaseForecast *f, FILE *out) {
   fprintf(out, "  memory       %.1f MiB: parameters %.1f, gradients %.1f, moments %.1f", mebibytes(f->total),
-          mebibytes(f->param), mebibytes(f->grad), mebibytes(f->moments));
+          mebibytes(f->param + f->copies), mebibytes(f->grad), mebibytes(f->moments));
   if (f->accumulators)
     fprintf(out, ", sums over micro-batches %.1f", mebibytes(f->accumulators));
   fprintf(out, ", activations %.1f\n", mebibytes(forecast->act));
+  if (f->copies)
+    fprintf(out, "    of the parameters %.1f MiB are their copies in bf16, remade with every update\n",
+            mebibytes(f->copies));
   for (uint32_t i = 0; i < vec_len(f->funcs); i++)
     print_func(forecast->plan->arena, &f->funcs[i], out);
   if (f->entry)
@@ -127,7 +130,8 @@ static cJSON *func_json(const FuncForecast *func) {
 
 static cJSON *memory_json(const Forecast *forecast, const PhaseForecast *f) {
   cJSON *json = cJSON_CreateObject();
-  add_number(json, "parameters", (double)f->param);
+  add_number(json, "parameters", (double)(f->param + f->copies));
+  add_number(json, "parameters_bf16", (double)f->copies);
   add_number(json, "gradients", (double)f->grad);
   add_number(json, "moments", (double)f->moments);
   add_number(json, "accumulators", (double)f->accumulators);

@@ -19,6 +19,7 @@
   X(gate_top)                                                                                                          \
   X(gate_select)                                                                                                       \
   X(gate_assign)                                                                                                       \
+  X(diagnostics)                                                                                                       \
   X(moe)                                                                                                               \
   X(schedule)                                                                                                          \
   X(optim)                                                                                                             \

@@ -125,10 +125,9 @@ void model_lower(Model *m) {
 
 void model_lower_cuda(Model *m) {
   double start = seconds_now();
-  m->cuda = plan_lower_cuda(m->module, m->options->keep_values,
-                            (CudaOptions){.grouped_wgmma = m->options->grouped_wgmma,
-                                          .attention_wgmma = m->options->attention_wgmma,
-                                          .ledger = m->ledger});
+  m->cuda = plan_lower_cuda(
+      m->module, m->options->keep_values,
+      (CudaOptions){.grouped = m->options->grouped, .attention = m->options->attention, .ledger = m->ledger});
   report_time(m->options, "plan for CUDA", start);
   check_memory(m, m->cuda, " on a GPU");
 }

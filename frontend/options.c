@@ -59,6 +59,8 @@ static const OptionRow rows[] = {
     {"--device", "cpu", OPTION_TRAINER, COMMAND_TRAIN, "where to run"},
     {"--eval-every", "N", OPTION_TRAINER, COMMAND_TRAIN, "steps between evaluations"},
     {"--checkpoint-every", "N", OPTION_TRAINER, COMMAND_TRAIN, "steps between checkpoints"},
+    {"--routing-every", "N", OPTION_TRAINER, COMMAND_TRAIN, "steps between lines of routing.jsonl"},
+    {"--probe-every", "N", OPTION_TRAINER, COMMAND_TRAIN, "steps between lines of probe.jsonl (never)"},
     {"--tune", NULL, OPTION_TRAINER_FLAG, COMMAND_TRAIN, "time both versions of a phase's training when it begins"},
     {"--tuning", "FILE", OPTION_TRAINER, COMMAND_TRAIN, "take over what another run's tuning.json says"},
     {"--resume", NULL, OPTION_TRAINER_FLAG, COMMAND_TRAIN, "continue from the newest checkpoint"},
@@ -72,8 +74,8 @@ static const OptionRow rows[] = {
     {"--target", "cpu,cuda", OPTION_TARGET, COMMAND_ALL, "what the trainer can run on (both); emit shows the first"},
     {"--precompile", "sm_80,sm_90a", OPTION_PRECOMPILE, COMMAND_BUILD,
      "compile the CUDA kernels for these GPUs now, with NVRTC, instead of at the first run"},
-    {"--grouped", "mma|wgmma", OPTION_GROUPED, COMMAND_ALL, "kernels for grouped products on a GPU (mma)"},
-    {"--attention", "mma|wgmma", OPTION_ATTENTION, COMMAND_ALL, "kernels for attention on a GPU (mma)"},
+    {"--grouped", "both|mma|wgmma", OPTION_GROUPED, COMMAND_ALL, "kernels for grouped products on a GPU (both)"},
+    {"--attention", "both|mma|wgmma", OPTION_ATTENTION, COMMAND_ALL, "kernels for attention on a GPU (both)"},
     {"--ranks", "dp:N,ep:N", OPTION_RANKS, COMMAND_ALL, "layout of ranks; one rank is what this version compiles for"},
     {"--topology", "FILE|NAME", OPTION_TOPOLOGY, COMMAND_ALL, "the network between ranks"},
     {"--memory", "16G", OPTION_MEMORY, COMMAND_ALL,
@@ -226,6 +228,15 @@ static const char *read_word(unsigned command, const char *name, const char *tex
 
 /* ---------------------------------------------------------------- the command line */
 
+static CudaKinds read_kinds(unsigned command, const OptionRow *row, const char *value) {
+  static const char *const names[] = {
+      [CUDA_KINDS_BOTH] = "both", [CUDA_KINDS_MMA] = "mma", [CUDA_KINDS_WGMMA] = "wgmma"};
+  for (int i = 0; i < 3; i++)
+    if (strcmp(names[i], value) == 0)
+      return (CudaKinds)i;
+  usage_fail(command, "%s=%s: expected both, mma or wgmma", row->name, value);
+}
+
 static void set_option(Arena *arena, Options *o, unsigned command, const OptionRow *row, const char *value) {
   switch (row->id) {
   case OPTION_DEFINE:
@@ -243,14 +254,10 @@ static void set_option(Arena *arena, Options *o, unsigned command, const OptionR
     read_architectures(arena, o, command, value);
     break;
   case OPTION_ATTENTION:
-    o->attention_wgmma = strcmp(value, "wgmma") == 0;
-    if (!o->attention_wgmma && strcmp(value, "mma") != 0)
-      usage_fail(command, "--attention=%s: expected mma or wgmma", value);
+    o->attention = read_kinds(command, row, value);
     break;
   case OPTION_GROUPED:
-    o->grouped_wgmma = strcmp(value, "wgmma") == 0;
-    if (!o->grouped_wgmma && strcmp(value, "mma") != 0)
-      usage_fail(command, "--grouped=%s: expected mma or wgmma", value);
+    o->grouped = read_kinds(command, row, value);
     break;
   case OPTION_RANKS:
     check_ranks(command, value);

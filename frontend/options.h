@@ -2,6 +2,7 @@
 #ifndef MOEC_FRONTEND_OPTIONS_H
 #define MOEC_FRONTEND_OPTIONS_H
 
+#include "codegen/plan.h"
 #include "passes/pipeline.h"
 
 /* Which commands know an option. */
@@ -29,11 +30,10 @@ typedef struct Options {
   int64_t seed, memory;   /* memory: bytes, 0 when not given */
   bool after_all;         /* --after=all */
   bool json, all, keep_values, native;
-  bool grouped_wgmma;       /* --grouped=wgmma */
-  bool attention_wgmma;     /* --attention=wgmma */
-  bool cpu, cuda;           /* --target; both when not given */
-  const char **precompile;  /* --precompile: architectures; arena vector */
-  PipelineOptions pipeline; /* verified by pipeline_check */
+  CudaKinds grouped, attention; /* --grouped, --attention */
+  bool cpu, cuda;               /* --target; both when not given */
+  const char **precompile;      /* --precompile: architectures; arena vector */
+  PipelineOptions pipeline;     /* verified by pipeline_check */
 } Options;
 
 /* Parses the words behind the command's name. A mistake: one message, the usage line, exit code 2. */

@@ -46,6 +46,7 @@ struct Executor {
   const Plan *plan;
   const Device *device;
   char *base[SPACE_COUNT];
+  Arenas *arenas; /* of `table`, bound; NULL: none */
   const PlanTable *table;
   uint64_t seed;
   Profile *profile; /* NULL: not profiling */

@@ -15,18 +15,31 @@ static int64_t arena_bytes(const Arenas *arenas) {
   return arenas->table->size * (int64_t)sizeof(float);
 }
 
+static int64_t copy_bytes(const PlanTable *table) {
+  return table->size * (int64_t)plan_type_size(PLAN_BF16);
+}
+
+int64_t arenas_bytes(const Plan *plan, const PlanTable *table) {
+  return ARENA_COUNT * table->size * (int64_t)sizeof(float) + (plan_copies(plan, table) ? copy_bytes(table) : 0);
+}
+
 Arenas *arenas_new(Executor *executor, const PlanTable *table) {
   static const char *const names[ARENA_COUNT] = {"parameters", "gradients", "first moments", "second moments"};
   Arenas *arenas = runtime_allocate(1, sizeof *arenas);
   arenas->executor = executor;
   arenas->table = table;
   int64_t bytes = arena_bytes(arenas), available = executor->device->available(executor);
-  if (ARENA_COUNT * bytes > available)
+  bool copies = plan_copies(executor->plan, table) != NULL;
+  if (arenas_bytes(executor->plan, table) > available)
     executor->device->refuse(executor,
-                             string_format("table %s needs 4 arenas of %.3f GB (parameters, gradients, two moments)",
-                                           table->name, (double)bytes / 1e9));
+                             string_format("table %s needs 4 arenas of %.3f GB (parameters, gradients, two moments)%s",
+                                           table->name, (double)bytes / 1e9,
+                                           copies ? " and one of half the size (parameters in bf16)" : ""));
   for (int kind = 0; kind < ARENA_COUNT; kind++)
     arenas->memory[kind] = executor->device->allocate(executor, names[kind], bytes);
+  arenas->outdated = true;
+  if (copies)
+    arenas->copies = executor->device->allocate(executor, "parameters in bf16", copy_bytes(table));
   return arenas;
 }
 
@@ -36,6 +49,8 @@ void arenas_free(Arenas *arenas) {
   arenas_settle(arenas);
   for (int kind = 0; kind < ARENA_COUNT; kind++)
     arenas->executor->device->release(arenas->executor, arenas->memory[kind], arena_bytes(arenas));
+  if (arenas->copies)
+    arenas->executor->device->release(arenas->executor, arenas->copies, copy_bytes(arenas->table));
   free(arenas);
 }
 
@@ -57,6 +72,7 @@ const float *arenas_read(Arenas *arenas, ArenaKind kind) {
 float *arenas_write(Arenas *arenas, ArenaKind kind) {
   float *elements = host_copy(arenas, kind);
   arenas->written[kind] = true;
+  arenas->outdated |= kind == ARENA_PARAM;
   return elements;
 }
 
@@ -76,8 +92,10 @@ void executor_expect(Executor *executor, const char *what, int64_t bytes) {
     device->refuse(executor, string_format("%s needs %.3f GB beside the activations", what, (double)bytes / 1e9));
 }
 
-void executor_set_table(Executor *executor, const Arenas *arenas) {
+void executor_set_table(Executor *executor, Arenas *arenas) {
+  executor->arenas = arenas;
   executor->table = arenas ? arenas->table : NULL;
+  executor->base[SPACE_PARAM_BF16] = arenas ? arenas->copies : NULL;
   executor->base[SPACE_PARAM] = arenas ? arenas->memory[ARENA_PARAM] : NULL;
   executor->base[SPACE_GRAD] = arenas ? arenas->memory[ARENA_GRAD] : NULL;
   executor->base[SPACE_M] = arenas ? arenas->memory[ARENA_M] : NULL;
@@ -206,7 +224,8 @@ int64_t executor_count(const Executor *executor, PlanCount count) {
 /* ---------------------------------------------------------------- running */
 
 static void check_bound(const Executor *executor, const PlanFunc *func) {
-  const unsigned of_table = 1u << SPACE_PARAM | 1u << SPACE_GRAD | 1u << SPACE_M | 1u << SPACE_V;
+  const unsigned of_table =
+      1u << SPACE_PARAM | 1u << SPACE_PARAM_BF16 | 1u << SPACE_GRAD | 1u << SPACE_M | 1u << SPACE_V;
   for (int space = 0; space < SPACE_COUNT; space++)
     if (func->spaces >> space & 1 && !executor->base[space])
       runtime_fail(FAIL_BUG, "%s runs without the arena of space %d", func->name, space);
@@ -215,9 +234,24 @@ static void check_bound(const Executor *executor, const PlanFunc *func) {
                  func->table ? func->table->name : "-", executor->table ? executor->table->name : "-");
 }
 
+/* Whether the function gives results of that space. */
+static bool writes(const PlanFunc *func, PlanSpace space) {
+  for (int i = 0; i < func->result_count; i++)
+    if (func->results[i].at.space == space)
+      return true;
+  return false;
+}
+
 void executor_run(Executor *executor, const PlanFunc *func) {
+  Arenas *arenas = executor->arenas;
   check_bound(executor, func);
+  if (func->spaces >> SPACE_PARAM_BF16 & 1 && arenas->outdated) {
+    executor->device->run(executor, plan_copies(executor->plan, arenas->table));
+    arenas->outdated = false;
+  }
   executor->device->run(executor, func);
+  if (writes(func, SPACE_PARAM) && !writes(func, SPACE_PARAM_BF16))
+    arenas->outdated = true;
 }
 
 void executor_set_profile(Executor *executor, bool on) {

@@ -55,17 +55,22 @@ void executor_set_seed(Executor *executor, uint64_t seed);
 
 typedef enum ArenaKind { ARENA_PARAM, ARENA_GRAD, ARENA_M, ARENA_V, ARENA_COUNT } ArenaKind;
 
-/* The flat f32 arenas of one parameter table on the device, each of table->size elements, zeroed when made. */
+/* The flat f32 arenas of one parameter table on the device, each of table->size elements, zeroed when made. Beside
+ * them, where functions read parameters in bf16, an arena of copies: a function that touches it finds every copy made
+ * anew since anybody wrote parameters; only updates write parameters and their copies. */
 typedef struct Arenas {
   Executor *executor;
   const PlanTable *table;
   char *memory[ARENA_COUNT]; /* of the device */
   float *host[ARENA_COUNT];  /* a copy for the host; NULL: none now */
   bool written[ARENA_COUNT]; /* the copy is newer than the arena */
+  char *copies;              /* of the parameters in bf16; NULL: none needed */
+  bool outdated;             /* parameters were written, their copies in bf16 not */
 } Arenas;
 
 Arenas *arenas_new(Executor *executor, const PlanTable *table); /* FAIL_ENVIRONMENT when they do not fit into memory */
 void arenas_free(Arenas *arenas);                               /* NULL is taken */
+int64_t arenas_bytes(const Plan *plan, const PlanTable *table); /* that arenas_new takes */
 
 /* An arena's elements for the host, to be read or written until arenas_settle, which makes what was written the
  * arena's. No function runs in between. */
@@ -77,7 +82,7 @@ void arenas_settle(Arenas *arenas);
  * memory, which others give back and take, is asked when it is taken. */
 void executor_expect(Executor *executor, const char *what, int64_t bytes);
 
-void executor_set_table(Executor *executor, const Arenas *arenas);  /* param, grad, m, v; NULL: none */
+void executor_set_table(Executor *executor, Arenas *arenas);        /* param, param.bf16, grad, m, v; NULL: none */
 void executor_set_source(Executor *executor, const Arenas *arenas); /* src.param, src.m, src.v; NULL: none */
 
 /* After micro-batch number `micro` of `count`: with the last one the bound table's gradients become the sum over the
@@ -107,12 +112,14 @@ void executor_print_profile(const Executor *executor, FILE *out);
 
 /* ---------------------------------------------------------------- what was chosen by timing */
 
-/* The algorithm of a product on a GPU. Strings are without quotes and control characters. */
+/* What was chosen on a GPU: the algorithm of a product, or one of a plan's ways to compute the same (docs/plan.md,
+ * "choice"). Strings are without quotes and control characters. */
 typedef struct ProductChoice {
-  const char *shape;     /* "m=512 n=1024 k=4096 ta=0 tb=1 ... bf16 f32" */
+  const char *kind;      /* "product", "kernel" */
+  const char *shape;     /* "m=512 n=1024 k=4096 ta=0 tb=1 ... bf16 f32"; the options and their kernels */
   const char *gpu;       /* its name */
-  const char *library;   /* and version */
-  const char *algorithm; /* the library's own, hexadecimal */
+  const char *library;   /* and version; "none" of kernels */
+  const char *algorithm; /* the library's own, hexadecimal; the option's name */
   double seconds;        /* of the fastest of a few runs */
   int64_t candidates;    /* how many were timed */
 } ProductChoice;

@@ -111,8 +111,8 @@ double plan_parse_double(const PlanReader *reader, const char *what, const char 
 }
 
 PlanPlace plan_parse_place(const PlanReader *reader, const char *what, const char *text) {
-  static const char *const names[SPACE_COUNT] = {"act",       "param", "grad",  "m",   "v",      "seed",
-                                                 "src.param", "src.m", "src.v", "tag", "status", "null"};
+  static const char *const names[SPACE_COUNT] = {"act",   "param", "grad", "m",      "v",          "seed", "src.param",
+                                                 "src.m", "src.v", "tag",  "status", "param.bf16", "null"};
   const char *colon = strchr(text, ':');
   if (!strcmp(text, "null"))
     return (PlanPlace){.space = SPACE_NULL};
@@ -317,6 +317,21 @@ static void read_work(PlanReader *reader, PlanFunc *func) {
   func->flops_per_pair = plan_parse_double(reader, "pair", plan_key(reader, "pair"));
 }
 
+/* The steps of a choice stand together, choices count from 1. */
+static bool read_step(PlanReader *reader, PlanFunc *func) {
+  PlanStep step;
+  if (!plan_read_step(reader, &step, &func->spaces))
+    return false;
+  int most = 0;
+  for (int i = 0; i < func->step_count; i++)
+    most = func->steps[i].choice > most ? func->steps[i].choice : most;
+  bool goes_on = func->step_count > 0 && func->steps[func->step_count - 1].choice == step.choice;
+  if (step.choice && !goes_on && step.choice != most + 1)
+    plan_fail(reader, "choice=%d: expected %d, or more of the step before", step.choice, most + 1);
+  *APPEND(func->steps, func->step_count) = step;
+  return true;
+}
+
 static void read_func(PlanReader *reader, References *references) {
   PlanFunc *func = APPEND(reader->plan->funcs, reader->plan->func_count);
   func->name = plan_word(reader, 1, "name");
@@ -330,7 +345,6 @@ static void read_func(PlanReader *reader, References *references) {
     if (!next_line(reader))
       plan_fail(reader, "%s has no 'end': the plan is cut off", func->name);
     const char *keyword = reader->words[0];
-    PlanStep step;
     if (!strcmp(keyword, "end"))
       return;
     if (!strcmp(keyword, "work"))
@@ -341,9 +355,7 @@ static void read_func(PlanReader *reader, References *references) {
       read_result(reader, func);
     else if (!strcmp(keyword, "value"))
       read_value(reader, func);
-    else if (plan_read_step(reader, &step, &func->spaces))
-      *APPEND(func->steps, func->step_count) = step;
-    else
+    else if (!read_step(reader, func))
       plan_fail(reader, "'%s' is not part of a function", keyword);
   }
 }
@@ -499,6 +511,16 @@ const PlanResult *plan_result(const PlanFunc *func, const char *label, const cha
       continue;
     if (!parameter || !strcmp(result->parameter, parameter))
       return result;
+  }
+  return NULL;
+}
+
+const PlanFunc *plan_copies(const Plan *plan, const PlanTable *table) {
+  for (int i = 0; i < plan->func_count; i++) {
+    const PlanFunc *func = &plan->funcs[i];
+    if (func->table == table && !strncmp(func->name, table->name, strlen(table->name)) &&
+        !strcmp(func->name + strlen(table->name), ".copies"))
+      return func;
   }
   return NULL;
 }

@@ -25,9 +25,10 @@ typedef enum PlanSpace {
   SPACE_SOURCE_PARAM,
   SPACE_SOURCE_M,
   SPACE_SOURCE_V,
-  SPACE_TAG,    /* no memory: the offset is the operand itself */
-  SPACE_STATUS, /* CUDA: the i64[4] in which a kernel reports the user's mistake */
-  SPACE_NULL,   /* no memory: the operand is a null pointer, written `null` */
+  SPACE_TAG,        /* no memory: the offset is the operand itself */
+  SPACE_STATUS,     /* CUDA: the i64[4] in which a kernel reports the user's mistake */
+  SPACE_PARAM_BF16, /* CUDA: the parameters in bf16, each at half its offset in SPACE_PARAM */
+  SPACE_NULL,       /* no memory: the operand is a null pointer, written `null` */
   SPACE_COUNT
 } PlanSpace;
 
@@ -113,8 +114,10 @@ typedef struct StepLaunch {
 typedef enum PlanEpilogue {
   EPILOGUE_NONE,
   EPILOGUE_BIAS,
+  EPILOGUE_GELU_BIAS,
   EPILOGUE_GELU_AUX_BIAS,
   EPILOGUE_DGELU,
+  EPILOGUE_DGELU_BGRAD,
   EPILOGUE_BGRADB,
   EPILOGUE_COUNT
 } PlanEpilogue;
@@ -125,10 +128,12 @@ typedef struct StepGemm {
   PlanPlace a, b, c;
   PlanType type, ctype;
   /* CUDA: what the product does besides (cuBLASLt's epilogues of the same names); the places it has no use for are
-   * SPACE_NULL. `bias` is [n]; `aux` [m,ldaux] is what gelu_aux_bias saves and dgelu reads, of type `ctype`. */
+   * SPACE_NULL. `bias` is [n], added or, of dgelu_bgrad, the column sums of c; of bgradb it is [m], the sums of the
+   * rows of op(a); `aux` [m,ldaux] is what gelu_aux_bias saves and dgelu reads; `add` [m,ldadd]: with beta=1 what is
+   * added in the place of c. All are of type `ctype`. */
   PlanEpilogue epilogue;
-  PlanPlace bias, aux;
-  int64_t ldaux;
+  PlanPlace bias, aux, add;
+  int64_t ldaux, ldadd;
 } StepGemm;
 
 typedef struct StepMemset {
@@ -183,6 +188,8 @@ typedef struct PlanStep {
   PlanStepKind kind;
   int line;            /* of the plan's text */
   const char *comment; /* the line's comment: IR value names and the Lua line; "" when there is none */
+  int choice;          /* CUDA: of which choice of the function it is an option's part, from 1 on; 0: of none */
+  const char *option;  /* its name; NULL: of none */
   union {
     StepLaunch launch;
     StepGemm gemm;
@@ -289,6 +296,8 @@ const PlanPhase *plan_phase(const Plan *plan, const char *name);
 const PlanSchedule *plan_schedule(const Plan *plan, const char *name);
 const PlanParam *plan_param(const PlanTable *table, const char *name);
 const PlanArgument *plan_argument(const PlanFunc *func, const char *name);
+/* The function TABLE.copies, which makes all of SPACE_PARAM_BF16; NULL: the table has no such copies. */
+const PlanFunc *plan_copies(const Plan *plan, const PlanTable *table);
 /* `parameter` NULL: the plain result of that label. */
 const PlanResult *plan_result(const PlanFunc *func, const char *label, const char *parameter);
 

@@ -51,6 +51,8 @@ static const Key cuda_gemm_keys[] = {COUNT(gemm, m),
                                      {"bias", KEY_PLACE, true, offsetof(PlanStep, gemm.bias)},
                                      {"aux", KEY_PLACE, true, offsetof(PlanStep, gemm.aux)},
                                      {"ldaux", KEY_NUMBER, true, offsetof(PlanStep, gemm.ldaux)},
+                                     {"add", KEY_PLACE, true, offsetof(PlanStep, gemm.add)},
+                                     {"ldadd", KEY_NUMBER, true, offsetof(PlanStep, gemm.ldadd)},
                                      {0}};
 
 static const Key grouped_gemm_keys[] = {NUMBER(grouped, groups), PLACE(grouped, off),
@@ -165,7 +167,8 @@ const char *plan_step_name(PlanStepKind kind) {
 }
 
 static PlanEpilogue parse_epilogue(const PlanReader *reader, const char *text) {
-  static const char *const names[EPILOGUE_COUNT] = {"none", "bias", "gelu_aux_bias", "dgelu", "bgradb"};
+  static const char *const names[EPILOGUE_COUNT] = {"none",  "bias",        "gelu_bias", "gelu_aux_bias",
+                                                    "dgelu", "dgelu_bgrad", "bgradb"};
   for (int i = 0; i < EPILOGUE_COUNT; i++)
     if (!strcmp(names[i], text))
       return (PlanEpilogue)i;
@@ -320,12 +323,42 @@ static void read_cuda_launch(PlanReader *reader, StepLaunch *launch, unsigned *s
               reader->plan->kernels[launch->kernel]);
 }
 
+/* The places that the epilogue uses, and no others. */
+static void check_epilogue(const PlanReader *reader, const StepGemm *s) {
+  bool bias = s->epilogue != EPILOGUE_NONE && s->epilogue != EPILOGUE_DGELU;
+  bool aux =
+      s->epilogue == EPILOGUE_GELU_AUX_BIAS || s->epilogue == EPILOGUE_DGELU || s->epilogue == EPILOGUE_DGELU_BGRAD;
+  if ((s->bias.space != SPACE_NULL) != bias || (s->aux.space != SPACE_NULL) != aux || (aux && s->ldaux < s->n.number))
+    plan_fail(reader, "gemm: the epilogue wants%s bias= and%s aux= with ldaux= of at least n", bias ? "" : " no",
+              aux ? "" : " no");
+  if (s->add.space != SPACE_NULL && (s->beta != 1 || s->ldadd < s->n.number))
+    plan_fail(reader, "gemm: add= wants beta=1 and ldadd= of at least n");
+}
+
 static void read_memset(PlanReader *reader, StepMemset *step, unsigned *spaces) {
   step->to = plan_parse_place(reader, "memset", plan_word(reader, 1, "place"));
   step->bytes = plan_parse_number(reader, "bytes", plan_key(reader, "bytes"));
   *spaces |= 1u << step->to.space;
   if (step->bytes < 0)
     plan_fail(reader, "memset of %lld bytes", (long long)step->bytes);
+}
+
+/* Takes the words choice= and option= out of the line. */
+static void read_choice(PlanReader *reader, PlanStep *step) {
+  const char *choice = plan_find_key(reader, "choice"), *option = plan_find_key(reader, "option");
+  int kept = 0;
+  if (!choice != !option)
+    plan_fail(reader, "%s: choice= and option= belong together", reader->words[0]);
+  if (!choice)
+    return;
+  step->choice = (int)plan_parse_number(reader, "choice", choice);
+  step->option = option;
+  if (step->choice < 1 || !*option)
+    plan_fail(reader, "choice=%s option=%s: choices count from 1, options have names", choice, option);
+  for (int w = 0; w < reader->word_count; w++)
+    if (strncmp(reader->words[w], "choice=", 7) && strncmp(reader->words[w], "option=", 7))
+      reader->words[kept++] = reader->words[w];
+  reader->word_count = kept;
 }
 
 /* A step of a plan for CUDA; false: its kind belongs to the CPU's plan. */
@@ -335,10 +368,11 @@ static bool read_cuda_step(PlanReader *reader, PlanStep *step, unsigned *spaces)
     read_cuda_launch(reader, &step->launch, spaces);
     return true;
   case STEP_GEMM:
-    step->gemm.bias.space = step->gemm.aux.space = SPACE_NULL;
+    step->gemm.bias.space = step->gemm.aux.space = step->gemm.add.space = SPACE_NULL;
     read_keys(reader, cuda_gemm_keys, step, spaces);
     if (step->gemm.m.dynamic || step->gemm.n.dynamic || step->gemm.k.dynamic)
       plan_fail(reader, "gemm: m, n and k are numbers in a plan for CUDA");
+    check_epilogue(reader, &step->gemm);
     return true;
   case STEP_MEMSET:
     read_memset(reader, &step->memset, spaces);
@@ -381,8 +415,10 @@ bool plan_read_step(PlanReader *reader, PlanStep *step, unsigned *spaces) {
   if (kind == STEP_KIND_COUNT)
     return false;
   *step = (PlanStep){.kind = (PlanStepKind)kind, .line = reader->line, .comment = reader->comment};
-  if (!strcmp(reader->plan->target, "cuda"))
+  if (!strcmp(reader->plan->target, "cuda")) {
+    read_choice(reader, step);
     return read_cuda_step(reader, step, spaces);
+  }
   if (kind == STEP_MEMSET)
     return false;
   if (kind == STEP_LAUNCH)

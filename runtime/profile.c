@@ -69,8 +69,9 @@ static void label_step(const Plan *plan, const PlanStep *step, char *label) {
   switch (step->kind) {
   case STEP_LAUNCH:
     if (step->launch.blocks[0]) {
-      snprintf(label, LABEL, "%s blocks=%" PRId64, plan->kernels[step->launch.kernel],
-               step->launch.blocks[0] * step->launch.blocks[1] * step->launch.blocks[2]);
+      snprintf(label, LABEL, "%s blocks=%" PRId64 "%s%s", plan->kernels[step->launch.kernel],
+               step->launch.blocks[0] * step->launch.blocks[1] * step->launch.blocks[2], step->option ? " option=" : "",
+               step->option ? step->option : "");
       return;
     }
     snprintf(label, LABEL, "%s rows=%s", plan->kernels[step->launch.kernel],
@@ -143,9 +144,12 @@ static int add_line(Cost *lines, int count, const Cost *step, const char *label)
 static void print_func(const Plan *plan, const FuncCost *of, FILE *out) {
   Cost *lines = runtime_allocate((size_t)of->func->step_count, sizeof *lines);
   int count = 0;
-  int64_t runs = of->steps[0].calls;
+  int64_t runs = 0;
   for (int i = 0; i < of->func->step_count; i++) {
     char label[LABEL];
+    if (!of->steps[i].calls) /* of an option that was not taken */
+      continue;
+    runs = of->steps[i].calls > runs ? of->steps[i].calls : runs;
     label_step(plan, &of->func->steps[i], label);
     count = add_line(lines, count, &of->steps[i], label);
   }

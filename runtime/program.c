@@ -112,10 +112,11 @@ const PlanSchedule *program_schedule(const Program *p, int phase, const char *na
   return schedule;
 }
 
-/* Four arenas, and the sum of gradients over micro-batches. */
+/* Its arenas, and the sum of gradients over micro-batches. */
 static int64_t table_bytes(const Program *p, int phase) {
-  int arenas = p->plan->run.accumulate > 1 ? ARENA_COUNT + 1 : ARENA_COUNT;
-  return arenas * (int64_t)sizeof(float) * p->plan->phases[phase].table->size;
+  const PlanTable *table = p->plan->phases[phase].table;
+  int64_t sums = p->plan->run.accumulate > 1 ? table->size * (int64_t)sizeof(float) : 0;
+  return arenas_bytes(p->plan, table) + sums;
 }
 
 void program_expect_memory(Program *p, int first, int last) {

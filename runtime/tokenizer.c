@@ -89,21 +89,28 @@ static void *shim_symbol(void *library, const char *name) {
   return symbol;
 }
 
-static void shim_open(void) {
+/* NULL: it is there from now on. Else why not. */
+static const char *shim_load(void) {
   if (shim.load)
-    return;
+    return NULL;
   char *path = shim_path();
   void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!library)
-    runtime_fail(FAIL_ENVIRONMENT,
-                 "this tokenizer needs SentencePiece, which cannot be loaded (package libsentencepiece0): %s",
-                 dlerror());
+    return string_format("this tokenizer needs SentencePiece, which cannot be loaded (package libsentencepiece0): %s",
+                         dlerror());
   shim.train = shim_symbol(library, "moec_sentencepiece_train");
   shim.load = shim_symbol(library, "moec_sentencepiece_load");
   shim.encode = shim_symbol(library, "moec_sentencepiece_encode");
   shim.decode = shim_symbol(library, "moec_sentencepiece_decode");
   shim.release = shim_symbol(library, "moec_sentencepiece_free");
   free(path);
+  return NULL;
+}
+
+static void shim_open(void) {
+  const char *error = shim_load();
+  if (error)
+    runtime_fail(FAIL_ENVIRONMENT, "%s", error);
 }
 
 /* ---------------------------------------------------------------- making */
@@ -159,6 +166,13 @@ Tokenizer *tokenizer_make(const char *specification) {
     return tokenizer_new(KIND_SENTENCEPIECE, &file, &path);
   }
   runtime_fail(FAIL_USAGE, "--tokenizer=%s: expected spm:SIZE, spm:FILE.model, gpt2:DIR or bytes", specification);
+}
+
+const char *tokenizer_lacks(const char *directory) {
+  char *model = string_format("%s/%s", directory, kinds[KIND_SENTENCEPIECE].files[0]);
+  const char *error = file_exists(model) ? shim_load() : NULL;
+  free(model);
+  return error;
 }
 
 Tokenizer *tokenizer_open(const char *directory) {

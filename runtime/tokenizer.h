@@ -33,7 +33,9 @@ typedef struct Tokenizer Tokenizer;
 /* The bytes of the shim that the trainer carries; without this call it is looked for beside the executable. */
 void tokenizer_set_shim(const void *library, size_t size);
 
-Tokenizer *tokenizer_open(const char *directory);     /* what tokenizer_save wrote; its hash is checked */
+Tokenizer *tokenizer_open(const char *directory); /* what tokenizer_save wrote; its hash is checked */
+/* NULL: no library is missing for tokenizer_open. Else which, as a message. */
+const char *tokenizer_lacks(const char *directory);
 Tokenizer *tokenizer_make(const char *specification); /* "bytes", "gpt2:DIR", "spm:FILE.model" */
 Tokenizer *tokenizer_train(int64_t vocabulary, const Bytes *texts, size_t count); /* "spm:8000" */
 void tokenizer_save(const Tokenizer *tokenizer, const char *directory);

@@ -72,9 +72,10 @@ static void read_choice(Tuning *tuning, const char *path, const Json *object) {
   const char *kind = member_string(path, object, "kind");
   if (strcmp(kind, "crossover") == 0)
     read_crossover(tuning, path, object);
-  else if (strcmp(kind, "product") == 0)
+  else if (strcmp(kind, "product") == 0 || strcmp(kind, "kernel") == 0)
     tuning->products[tuning->product_count++] =
-        (ProductChoice){.shape = member_string(path, object, "shape"),
+        (ProductChoice){.kind = kind,
+                        .shape = member_string(path, object, "shape"),
                         .gpu = member_string(path, object, "gpu"),
                         .library = member_string(path, object, "library"),
                         .algorithm = member_string(path, object, "algorithm"),
@@ -106,7 +107,7 @@ void tuning_read(Tuning *tuning, const char *path) {
 }
 
 static void write_product(Text *text, const ProductChoice *choice) {
-  text_format(text, "{\"kind\":\"product\",\"shape\":");
+  text_format(text, "{\"kind\":\"%s\",\"shape\":", choice->kind);
   text_json_string(text, choice->shape);
   text_format(text, ",\"gpu\":");
   text_json_string(text, choice->gpu);
@@ -153,11 +154,15 @@ void tuning_start(const Tuning *tuning, Executor *executor) {
   executor_set_choices(executor, tuning->products, tuning->product_count);
 }
 
-void tuning_keep(Tuning *tuning, const Executor *executor, const char *run) {
+void tuning_keep(Tuning *tuning, const Executor *executor, const char *run, Log *log) {
   int count;
   const ProductChoice *choices = executor_choices(executor, &count);
   if (count == tuning->product_count || !choices)
     return;
+  for (int i = tuning->product_count; i < count; i++)
+    if (strcmp(choices[i].kind, "kernel") == 0)
+      log_note(log, "kernels: %s is the fastest of %lld ways, %.3f ms: %s", choices[i].algorithm,
+               (long long)choices[i].candidates, 1e3 * choices[i].seconds, choices[i].shape);
   free(tuning->products);
   tuning->products = runtime_allocate((size_t)count, sizeof *choices);
   memcpy(tuning->products, choices, (size_t)count * sizeof *choices);

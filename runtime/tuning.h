@@ -1,12 +1,14 @@
 /* What a run chooses by price or by timing, and keeps: R/tuning.json.
  *
  * A choice is made once. A resumed run reads what stands there, so that it goes on with the same bits; another run can
- * be given the file (--tuning=FILE). Two kinds: the crossover of a phase with two training functions, the experts per
- * token above which .train.wide is faster than .train.packed; and, on a GPU, the algorithm of every distinct product.
+ * be given the file (--tuning=FILE). Three kinds: the crossover of a phase with two training functions, the experts per
+ * token above which .train.wide is faster than .train.packed; on a GPU, the algorithm of every distinct product, and
+ * which of its kernels the plan runs where it has several for the same.
  */
 #ifndef MOEC_RUNTIME_TUNING_H
 #define MOEC_RUNTIME_TUNING_H
 
+#include "runtime/log.h"
 #include "runtime/program.h"
 
 /* One training function, timed. */
@@ -37,8 +39,8 @@ void tuning_write(const Tuning *tuning, const char *run); /* RUN/tuning.json */
 
 /* Gives the executor the products of the file; before anything runs. */
 void tuning_start(const Tuning *tuning, Executor *executor);
-/* Writes RUN/tuning.json anew where the executor chose algorithms since the last time. */
-void tuning_keep(Tuning *tuning, const Executor *executor, const char *run);
+/* Writes RUN/tuning.json anew where the executor chose something since the last time, and says which kernels. */
+void tuning_keep(Tuning *tuning, const Executor *executor, const char *run, Log *log);
 /* For a program that continues nothing, but shall compute as the run did: tuning_start with RUN/tuning.json, if any. */
 void tuning_take_choices(Program *program, const char *run);
 

@@ -1,5 +1,5 @@
 //@use grouped_tiles
-/* The portable kernels of grouped products (grouped_tiles): KERNEL(off, a, b, c).
+/* The portable kernels of grouped products (grouped_tiles): KERNEL(off, a, b, c, operands of the epilogue...).
  *
  * Macros beside grouped_tiles': KERNEL; OPERANDS_BF16 (else f32).
  *   bf16: VECTOR_A, VECTOR_B: as VECTOR_C for rows of a and b, in pieces of 16 bytes; DEPTH (32, 64), STAGES, WARPS_M,
@@ -142,9 +142,8 @@ MOEC_INLINE void stage_multiply(float sum[SUMS_M][SUMS_N][4], const uint4 *stage
 
 /* ---------------------------------------------------------------- bf16: from sums to c */
 
-MOEC_INLINE void tile_store(Result *c, const Tile &tile, const float sum[SUMS_M][SUMS_N][4], int m, int n) {
-  const int32_t rows = tile_rows(tile), columns = N - tile.n;
-  Result *corner = tile_c(c, tile);
+MOEC_INLINE void tile_store(Result *c, const Epilogue &epilogue, const Tile &tile, const float sum[SUMS_M][SUMS_N][4],
+                            int m, int n) {
 #pragma unroll
   for (int i = 0; i < SUMS_M; i++)
 #pragma unroll
@@ -152,14 +151,15 @@ MOEC_INLINE void tile_store(Result *c, const Tile &tile, const float sum[SUMS_M]
       const int row = m + i * 16 + half * 4 + ((threadIdx.x & 31) >> 2);
 #pragma unroll
       for (int j = 0; j < SUMS_N; j += 4)
-        row_store(corner + (int64_t)row * LDC + n + j * 8, row < rows, columns - n - j * 8, sum[i] + j, half);
+        row_store(c, epilogue, tile, row, n + j * 8, sum[i] + j, half);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     KERNEL(const int32_t *__restrict__ off, const uint16_t *__restrict__ a, const uint16_t *__restrict__ b,
-           Result *__restrict__ c) {
+           Result *__restrict__ c EPILOGUE_PARAMETERS) {
   extern __shared__ uint4 stages[]; /* STAGES x (a tile of a, a tile of b) */
+  const Epilogue epilogue = {EPILOGUE_OPERANDS};
   __shared__ int32_t first[GROUPS + 1];
   tiles_count(off, first);
   const int32_t tiles = first[GROUPS] * COLUMN_TILES;
@@ -182,7 +182,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       writing = reading;
       reading = reading + 1 == STAGES ? 0 : reading + 1;
     }
-    tile_store(c, tile, sum, m, n);
+    tile_store(c, epilogue, tile, sum, m, n);
   }
 }
 

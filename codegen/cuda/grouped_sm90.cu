@@ -1,6 +1,7 @@
 //@use grouped_tiles
 //@use hopper
-/* Grouped products (grouped_tiles) by Hopper's own means, for arch=sm_90a: KERNEL(off, a, b, c, maps).
+/* Grouped products (grouped_tiles) by Hopper's own means, for arch=sm_90a: KERNEL(off, a, b, c, operands of the
+ * epilogue..., maps).
  *
  * A block of three warpgroups runs on a multiprocessor. One thread of the first fetches tiles of a and b by the bulk copy
  * engine through a ring of STAGES stages; the other two each make 64 x 256 of the tile of c with wgmma, both operands from
@@ -100,21 +101,20 @@ MOEC_INLINE void stage_clear(char *stage, int32_t left) {
   hopper_meet<1>(CONSUMERS * WARPGROUP);
 }
 
-MOEC_INLINE void part_store(Result *c, const Tile &tile, const float (&sum)[SUMS][4], int consumer) {
+MOEC_INLINE void part_store(Result *c, const Epilogue &epilogue, const Tile &tile, const float (&sum)[SUMS][4],
+                            int consumer) {
   const int warp = (threadIdx.x % WARPGROUP) / 32, lane = threadIdx.x & 31;
-  const int32_t rows = tile_rows(tile), columns = N - tile.n;
-  Result *corner = tile_c(c, tile);
 #pragma unroll
   for (int half = 0; half < 4; half += 2) {
     const int row = consumer * 64 + warp * 16 + half * 4 + (lane >> 2);
 #pragma unroll
     for (int j = 0; j < SUMS; j += 4)
-      row_store(corner + (int64_t)row * LDC + j * 8, row < rows, columns - j * 8, sum + j, half);
+      row_store(c, epilogue, tile, row, j * 8, sum + j, half);
   }
 }
 
 MOEC_INLINE void tiles_multiply(char *stages, Barriers *barriers, const int32_t *off, const int32_t *first,
-                                int32_t tiles, Result *c) {
+                                int32_t tiles, Result *c, const Epilogue &epilogue) {
   const int consumer = threadIdx.x / WARPGROUP - 1;
   const bool arrives = (threadIdx.x & 31) == 0; /* for its warp */
   Ring ring = {0, 0};
@@ -140,7 +140,7 @@ MOEC_INLINE void tiles_multiply(char *stages, Barriers *barriers, const int32_t 
     if (in_use && arrives)
       hopper_arrive(in_use);
     hopper_sums_settle(sum);
-    part_store(c, tile, sum, consumer);
+    part_store(c, epilogue, tile, sum, consumer);
   }
 }
 
@@ -161,8 +161,9 @@ MOEC_INLINE void maps_make(char *maps, uint64_t *shared, const uint16_t *a, cons
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     KERNEL(const int32_t *__restrict__ off, const uint16_t *__restrict__ a, const uint16_t *__restrict__ b,
-           Result *__restrict__ c, char *maps) {
+           Result *__restrict__ c EPILOGUE_PARAMETERS, char *maps) {
   extern __shared__ char dynamic[];
+  const Epilogue epilogue = {EPILOGUE_OPERANDS};
   __shared__ __align__(128) uint64_t map_shared[2 * HOPPER_MAP_BYTES / 8];
   __shared__ Barriers barriers;
   __shared__ int32_t first[GROUPS + 1];
@@ -185,6 +186,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       tiles_fetch(stages, &barriers, maps, off, first, tiles);
   } else {
     hopper_registers_more<232>();
-    tiles_multiply(stages, &barriers, off, first, tiles, c);
+    tiles_multiply(stages, &barriers, off, first, tiles, c, epilogue);
   }
 }

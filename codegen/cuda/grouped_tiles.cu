@@ -18,7 +18,23 @@
  * other, in bands of BAND row tiles, so that the blocks that run at one time share rows of a and columns of b in the L2
  * cache. Each element of c is made by one block in an order that depends on the sizes alone.
  *
+ * Epilogue. The text of a row kernel behind the product (codegen/kernel_epilogue.c) may stand in front of this one: its
+ * operands then are the kernel's parameters behind c, and epilogue_apply gets the elements of a row, rounded to bf16, 8
+ * columns at a time, in place of a launch of its own. With STORE_C 0 nobody else reads c: it is null and not written.
+ * Only with RESULT_BF16 and VECTOR_C.
+ *
  * FLOPs of a use: 2 * off[GROUPS] * K * N, or 2 * off[GROUPS] * M * N in FORM 2, whatever the tiles waste. */
+#ifdef EPILOGUE_OPERANDS
+static_assert(RESULT_BF16 && VECTOR_C && FORM != 2, "an epilogue takes whole pieces of bf16");
+#else
+#define EPILOGUE_PARAMETERS
+#define EPILOGUE_OPERANDS
+#define STORE_C 1
+struct Epilogue {};
+MOEC_INLINE void epilogue_apply(const Epilogue &, const moec_vector<uint16_t, 8> &, int32_t, int32_t, int32_t, bool) {
+}
+#endif
+
 constexpr bool OUTER = FORM == 2;
 constexpr bool A_ALONG = !OUTER;    /* rows of a follow the depth in memory, else they cross it */
 constexpr bool B_ALONG = FORM == 1; /* the same of b */
@@ -163,18 +179,32 @@ MOEC_INLINE void quad_transpose(uint32_t word[4]) {
   }
 }
 
-/* The sums of one row in four neighbouring products of 8 columns: 2 of each in this lane of the quad. */
-MOEC_INLINE void row_store(Result *row, bool in_rows, int32_t columns, const float (*sum)[4], int half) {
+/* The sums of row m of the tile in four neighbouring products of 8 columns, from column n of the tile: 2 of each in this
+ * lane of the quad. */
+MOEC_INLINE void row_store(Result *c, const Epilogue &epilogue, const Tile &tile, int m, int n, const float (*sum)[4],
+                           int half) {
   const int quad = threadIdx.x & 3;
+  const bool in_rows = m < tile_rows(tile);
+  const int32_t columns = N - tile.n - n;
 #if RESULT_BF16 && VECTOR_C
   uint32_t word[4];
 #pragma unroll
   for (int j = 0; j < 4; j++)
     word[j] = moec_pack_bf16(sum[j][half], sum[j][half + 1]);
   quad_transpose(word);
-  if (in_rows && quad * 8 < columns)
-    *(uint4 *)(row + quad * 8) = make_uint4(word[0], word[1], word[2], word[3]);
+  if (in_rows && quad * 8 < columns) {
+    moec_vector<uint16_t, 8> elements;
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+      elements.at[i] = (uint16_t)(word[i / 2] >> i % 2 * 16);
+    if (STORE_C)
+      *(uint4 *)(tile_c(c, tile) + (int64_t)m * LDC + n + quad * 8) = make_uint4(word[0], word[1], word[2], word[3]);
+    epilogue_apply(epilogue, elements, tile.begin + tile.m + m, tile.group, tile.n + n + quad * 8,
+                   tile.n + n + quad == 0);
+  }
 #else
+  Result *row = tile_c(c, tile) + (int64_t)m * LDC + n;
+  (void)epilogue;
 #pragma unroll
   for (int j = 0; j < 4; j++) {
     const int column = j * 8 + quad * 2;

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/cuda/choices.h"
 #include "runtime/cuda/compile.h"
 #include "runtime/cuda/kernels.h"
 #include "runtime/cuda/libraries.h"
@@ -26,6 +27,7 @@ enum { STATUS_CELLS = 4 };
 typedef struct CudaFunction { /* of the plan */
   TransferList in, out;       /* arguments and results in `act` */
   int64_t *status;            /* where the status cell comes down, behind the results */
+  FunctionOptions options;    /* which steps run */
   bool ready, ran;
   CUgraphExec graph;
   char *bound[SPACE_COUNT]; /* what executor->base was at the capture of the graph */
@@ -35,8 +37,7 @@ typedef struct CudaState {
   CudaGpu gpu;
   const Payload *payload;
   const char *start_note, *library;
-  CUfunction *kernels;     /* by index in plan->kernels */
-  CUfunction add;          /* NULL: not loaded yet */
+  CudaKernels kernels;
   CudaFunction *functions; /* by index in plan->funcs */
   bool products;           /* the plan has products, so cuBLASLt is open */
   bool step_by_step;       /* $MOEC_CUDA_BLOCKING: waits after every step, so that a failure names its step */
@@ -99,12 +100,12 @@ static void cuda_add(Executor *executor, char *sum, const char *first, const cha
                "a copy");
     return;
   }
-  if (!state->add)
-    state->add = cuda_kernel_add(&state->gpu);
+  if (!state->kernels.sum_arenas)
+    runtime_fail(FAIL_BUG, "gradients are summed, but the plan has one micro-batch a step");
   long long elements = count;
   void *parameters[] = {&sum, &first, &second, &elements};
-  cuda_check(cuda.cuLaunchKernel(state->add, (unsigned)((count + 255) / 256), 1, 1, 256, 1, 1, 0, state->gpu.stream,
-                                 parameters, NULL),
+  cuda_check(cuda.cuLaunchKernel(state->kernels.sum_arenas, (unsigned)((count + 255) / 256), 1, 1, 256, 1, 1, 0,
+                                 state->gpu.stream, parameters, NULL),
              "the sum of gradients");
 }
 
@@ -143,7 +144,8 @@ static void cuda_open_device(Executor *executor, const Payload *payload) {
     product_open(&state->gpu, state->workspace);
   }
   state->kernels = cuda_kernels_load(executor->plan, payload, &state->gpu); /* last: it may take seconds */
-  state->start_note = string_format("%s; %s", cuda_gpu_driver(), cuda_load_summary());
+  state->start_note =
+      string_format("%s; %s", cuda_gpu_driver(), state->kernels.note ? state->kernels.note : "no kernels");
   state->library = describe_libraries(state);
 }
 
@@ -152,6 +154,7 @@ static void close_function(CudaFunction *function) {
     cuda_check(cuda.cuGraphExecDestroy(function->graph), "the end of a graph");
   cuda_gpu_free_host(function->in.host);
   cuda_gpu_free_host(function->out.host);
+  options_free(&function->options);
 }
 
 static void cuda_close(Executor *executor) {
@@ -167,7 +170,7 @@ static void cuda_close(Executor *executor) {
   cuda_release(executor, executor->base[SPACE_ACT], executor->plan->act);
   cuda_gpu_close(&state->gpu);
   free(state->functions);
-  free(state->kernels);
+  free(state->kernels.functions);
   free(state);
 }
 
@@ -202,7 +205,7 @@ static void run_launch(const Executor *executor, const StepLaunch *s) {
                                       : cuda_pointer(device_address(executor, s->operands[i]));
     parameters[i] = &values[i];
   }
-  cuda_check(cuda.cuLaunchKernel(state->kernels[s->kernel], (unsigned)s->blocks[0], (unsigned)s->blocks[1],
+  cuda_check(cuda.cuLaunchKernel(state->kernels.functions[s->kernel], (unsigned)s->blocks[0], (unsigned)s->blocks[1],
                                  (unsigned)s->blocks[2], (unsigned)s->threads, 1, 1, (unsigned)s->shared,
                                  state->gpu.stream, parameters, NULL),
              executor->plan->kernels[s->kernel]);
@@ -213,7 +216,8 @@ static ProductAddresses product_addresses(const Executor *executor, const StepGe
                             .b = device_address(executor, s->b),
                             .c = device_address(executor, s->c),
                             .bias = device_address(executor, s->bias),
-                            .aux = device_address(executor, s->aux)};
+                            .aux = device_address(executor, s->aux),
+                            .add = device_address(executor, s->add)};
 }
 
 static void run_step(const Executor *executor, const PlanStep *step) {
@@ -241,8 +245,10 @@ static double step_flops(const PlanStep *step) {
 /* ---------------------------------------------------------------- a run */
 
 static CudaFunction *function_of(const Executor *executor, const PlanFunc *func) {
-  CudaFunction *function = &cuda_state(executor)->functions[func - executor->plan->funcs];
+  CudaState *state = cuda_state(executor);
+  CudaFunction *function = &state->functions[func - executor->plan->funcs];
   if (!function->ready) {
+    function->options = options_find(executor->plan, func, state->kernels.functions, &state->gpu);
     function->in = transfer_arguments(func);
     function->out = transfer_results(func);
     function->in.host = cuda_gpu_host_memory(function->in.bytes);
@@ -287,6 +293,8 @@ static void run_all(const Executor *executor, const PlanFunc *func, const CudaFu
   begin(executor, function);
   for (int i = 0; i < func->step_count; i++) {
     const PlanStep *step = &func->steps[i];
+    if (function->options.skipped[i])
+      continue;
     run_step(executor, step);
     if (state->step_by_step)
       cuda_gpu_wait(&state->gpu,
@@ -308,13 +316,16 @@ static void run_profiled(Executor *executor, const PlanFunc *func, const CudaFun
   begin(executor, function);
   cuda_check(cuda.cuEventRecord(state->events[0], state->gpu.stream), "an event");
   for (int i = 0; i < func->step_count; i++) {
-    run_step(executor, &func->steps[i]);
+    if (!function->options.skipped[i])
+      run_step(executor, &func->steps[i]);
     cuda_check(cuda.cuEventRecord(state->events[i + 1], state->gpu.stream), "an event");
   }
   end(executor, function);
   cuda_gpu_wait(&state->gpu, func->name);
   for (int i = 0; i < func->step_count; i++) {
     float milliseconds = 0;
+    if (function->options.skipped[i])
+      continue;
     cuda_check(cuda.cuEventElapsedTime(&milliseconds, state->events[i], state->events[i + 1]), "an event");
     profile_add(executor->profile, func, i, 1e-3 * (double)milliseconds, step_flops(&func->steps[i]));
   }
@@ -334,25 +345,47 @@ static void capture(const Executor *executor, const PlanFunc *func, CudaFunction
   memcpy(function->bound, executor->base, sizeof function->bound);
 }
 
-/* Chooses the algorithms of the function's products that have none yet. They are timed on what a first run leaves in
- * memory; that run changes nothing that the proper one reads, since functions with products write activations and
- * gradients only, which they make anew. */
-static void tune(const Executor *executor, const PlanFunc *func, const CudaFunction *function) {
-  bool chosen = true;
+static bool is_product_known(const Executor *executor, const PlanStep *step) {
+  ProductAddresses addresses = product_addresses(executor, &step->gemm);
+  return product_chosen(&step->gemm, &addresses);
+}
+
+static void tune_product(const Executor *executor, const PlanStep *step) {
+  ProductAddresses addresses = product_addresses(executor, &step->gemm);
+  product_tune(&step->gemm, &addresses);
+}
+
+static bool is_tuned(const Executor *executor, const PlanFunc *func, const CudaFunction *function) {
+  for (int i = 0; i < function->options.count; i++)
+    if (!function->options.choices[i].known)
+      return false;
   for (int i = 0; i < func->step_count; i++)
-    if (func->steps[i].kind == STEP_GEMM) {
-      ProductAddresses addresses = product_addresses(executor, &func->steps[i].gemm);
-      chosen = chosen && product_chosen(&func->steps[i].gemm, &addresses);
-    }
-  if (chosen)
+    if (func->steps[i].kind == STEP_GEMM && !is_product_known(executor, &func->steps[i]))
+      return false;
+  return true;
+}
+
+/* Chooses the algorithms of the function's products that have none yet, then among the options of its choices, all in
+ * their places of a run: they are timed on what the steps before have left in memory, since sizes of groups must be
+ * sizes. That run changes nothing that the proper one reads: functions with products or choices write activations and
+ * gradients only, which they make anew. Its results, and mistakes that it reports, nobody sees. */
+static void tune(const Executor *executor, const PlanFunc *func, CudaFunction *function) {
+  CudaState *state = cuda_state(executor);
+  if (is_tuned(executor, func, function))
     return;
-  run_all(executor, func, function);
-  cuda_gpu_wait(&cuda_state(executor)->gpu, func->name);
-  for (int i = 0; i < func->step_count; i++)
-    if (func->steps[i].kind == STEP_GEMM) {
-      ProductAddresses addresses = product_addresses(executor, &func->steps[i].gemm);
-      product_tune(&func->steps[i].gemm, &addresses);
-    }
+  begin(executor, function);
+  for (int i = 0; i < func->step_count; i++) {
+    OptionChoice *choice = options_at(&function->options, i);
+    for (int k = i; k < (choice ? choice->end : i + 1); k++)
+      if (func->steps[k].kind == STEP_GEMM)
+        tune_product(executor, &func->steps[k]);
+    if (choice && !choice->known)
+      options_time(executor, func, &function->options, choice, state->kernels.functions, &state->gpu, run_step);
+    if (!function->options.skipped[i])
+      run_step(executor, &func->steps[i]);
+  }
+  end(executor, function);
+  cuda_gpu_wait(&state->gpu, func->name);
 }
 
 static void check_status(const PlanFunc *func, const int64_t status[STATUS_CELLS]) {
@@ -395,12 +428,12 @@ static const void *cuda_result(const Executor *executor, const PlanFunc *func, c
 
 static const ProductChoice *cuda_choices(const Executor *executor, int *count) {
   (void)executor;
-  return product_choices(count);
+  return choices_all(count);
 }
 
 static void cuda_set_choices(Executor *executor, const ProductChoice *choices, int count) {
   (void)executor;
-  product_set_choices(choices, count);
+  choices_set(choices, count);
 }
 
 const Device device_cuda = {.name = "cuda",

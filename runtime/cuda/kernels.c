@@ -7,16 +7,9 @@
 #include "runtime/cuda/compile.h"
 #include "runtime/cuda/libraries.h"
 #include "runtime/error.h"
+#include "runtime/log.h"
 
 enum { SHARED_WITHOUT_ASKING = 48 << 10 }; /* bytes of dynamic shared memory that a kernel has by default */
-
-static const char add_source[] = "//@unit moec_add\n"
-                                 "extern \"C\" __global__ void __launch_bounds__(256)\n"
-                                 "moec_add(float *sum, const float *first, const float *second, long long count) {\n"
-                                 "  long long i = (long long)blockIdx.x * 256 + threadIdx.x;\n"
-                                 "  if (i < count)\n"
-                                 "    sum[i] = first[i] + second[i];\n"
-                                 "}\n";
 
 static CUmodule load_module(Bytes image, const char *name) {
   CUmodule module;
@@ -46,18 +39,40 @@ static int64_t *most_shared(const Plan *plan) {
   return most;
 }
 
-/* By kernel: its unit. */
+/* By kernel: whether it runs whatever is chosen. */
+static bool *always_run(const Plan *plan) {
+  bool *always = runtime_allocate((size_t)plan->kernel_count, sizeof *always);
+  for (int f = 0; f < plan->func_count; f++)
+    for (int s = 0; s < plan->funcs[f].step_count; s++) {
+      const PlanStep *step = &plan->funcs[f].steps[s];
+      if (step->kind == STEP_LAUNCH && !step->choice)
+        always[step->launch.kernel] = true;
+    }
+  return always;
+}
+
+static int find_unit(const CudaSource *source, const char *kernel) {
+  int unit = cuda_source_find(source, kernel);
+  if (unit < 0)
+    runtime_fail(FAIL_BUG, "section kernels.cu has no kernel %s, which the plan launches", kernel);
+  return unit;
+}
+
+/* By kernel: its unit, or -1 for one that this GPU cannot run and need not. */
 static int *find_units(const Plan *plan, const CudaSource *source, const char *arch) {
   int *units = runtime_allocate((size_t)plan->kernel_count, sizeof *units);
+  bool *always = always_run(plan);
   for (int i = 0; i < plan->kernel_count; i++) {
-    units[i] = cuda_source_find(source, plan->kernels[i]);
-    if (units[i] < 0)
-      runtime_fail(FAIL_BUG, "section kernels.cu has no kernel %s, which the plan launches", plan->kernels[i]);
+    units[i] = find_unit(source, plan->kernels[i]);
     const char *only = source->units[units[i]].arch;
-    if (only && strcmp(only, arch) != 0)
+    if (!only || strcmp(only, arch) == 0)
+      continue;
+    if (always[i])
       runtime_fail(FAIL_ENVIRONMENT, "this trainer is made for %s, the GPU is an %s: kernel %s cannot run on it", only,
                    arch, plan->kernels[i]);
+    units[i] = -1;
   }
+  free(always);
   return units;
 }
 
@@ -68,29 +83,45 @@ static Mapping precompiled(const Payload *payload, const char *arch) {
   return section ? (Mapping){section->data, section->size} : (Mapping){NULL, 0};
 }
 
-CUfunction *cuda_kernels_load(const Plan *plan, const Payload *payload, const CudaGpu *gpu) {
-  CUfunction *functions = runtime_allocate((size_t)plan->kernel_count, sizeof *functions);
+static char *describe(double loading) {
+  const char *units = cuda_load_summary();
+  return string_format("%s, loaded in %.0f ms", units, 1e3 * loading);
+}
+
+CudaKernels cuda_kernels_load(const Plan *plan, const Payload *payload, const CudaGpu *gpu) {
+  CudaKernels kernels = {.functions = runtime_allocate((size_t)plan->kernel_count, sizeof *kernels.functions)};
   if (!plan->kernel_count)
-    return functions;
+    return kernels;
   if (!payload)
     runtime_fail(FAIL_BUG, "the plan launches kernels, but there is no payload that holds them");
   const PayloadSection *text = payload_section(payload, "kernels.cu");
   CudaSource source = cuda_source_read((const char *)text->data, text->size);
-  int *units = find_units(plan, &source, gpu->arch);
+  int *units = find_units(plan, &source, gpu->arch),
+      sum = plan->run.accumulate > 1 ? find_unit(&source, CUDA_SUM_ARENAS) : -1;
   bool *wanted = runtime_allocate((size_t)source.count, sizeof *wanted);
   for (int i = 0; i < plan->kernel_count; i++)
-    wanted[units[i]] = true;
+    if (units[i] >= 0)
+      wanted[units[i]] = true;
+  if (sum >= 0)
+    wanted[sum] = true;
   Bytes *images = cuda_load_units(&source, wanted, gpu->arch, precompiled(payload, gpu->arch));
   CUmodule *modules = runtime_allocate((size_t)source.count, sizeof *modules);
   int64_t *shared = most_shared(plan);
+  double start = log_seconds();
   for (int i = 0; i < plan->kernel_count; i++) {
+    if (units[i] < 0)
+      continue;
     if (!modules[units[i]])
       modules[units[i]] = load_module(images[units[i]], plan->kernels[i]);
-    functions[i] = find_function(modules[units[i]], plan->kernels[i]);
+    kernels.functions[i] = find_function(modules[units[i]], plan->kernels[i]);
     if (shared[i] > SHARED_WITHOUT_ASKING)
-      cuda_check(cuda.cuFuncSetAttribute(functions[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)shared[i]),
+      cuda_check(cuda.cuFuncSetAttribute(kernels.functions[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                         (int)shared[i]),
                  plan->kernels[i]);
   }
+  if (sum >= 0)
+    kernels.sum_arenas = find_function(load_module(images[sum], CUDA_SUM_ARENAS), CUDA_SUM_ARENAS);
+  kernels.note = describe(log_seconds() - start);
   for (int i = 0; i < source.count; i++)
     free(images[i].data);
   free(images);
@@ -98,14 +129,5 @@ CUfunction *cuda_kernels_load(const Plan *plan, const Payload *payload, const Cu
   free(shared);
   free(wanted);
   free(units);
-  return functions;
-}
-
-CUfunction cuda_kernel_add(const CudaGpu *gpu) {
-  CudaSource source = cuda_source_read(add_source, strlen(add_source));
-  Bytes *images = cuda_load_units(&source, (const bool[]){true}, gpu->arch, (Mapping){NULL, 0});
-  CUfunction function = find_function(load_module(images[0], "moec_add"), "moec_add");
-  free(images[0].data);
-  free(images);
-  return function;
+  return kernels;
 }

@@ -1,7 +1,8 @@
 /* The entry points of a CUDA plan, compiled and loaded.
  *
  * In: sections kernels.cu and, where the trainer has one for this GPU, cubin.<arch>. Out: a function per name in
- * plan->kernels. A name that no unit holds, or one of another architecture's unit: FAIL_BUG.
+ * plan->kernels; NULL for one of another architecture's unit that only options of choices launch. A name that no unit
+ * holds: FAIL_BUG; one of another architecture that must run: FAIL_ENVIRONMENT.
  */
 #ifndef MOEC_RUNTIME_CUDA_KERNELS_H
 #define MOEC_RUNTIME_CUDA_KERNELS_H
@@ -10,10 +11,12 @@
 #include "runtime/payload.h"
 #include "runtime/plan.h"
 
-CUfunction *cuda_kernels_load(const Plan *plan, const Payload *payload, const CudaGpu *gpu);
+typedef struct CudaKernels {
+  CUfunction *functions; /* by index in plan->kernels */
+  CUfunction sum_arenas; /* NULL: a step of the plan has one micro-batch */
+  char *note;            /* what the start took */
+} CudaKernels;
 
-/* The runtime's own kernel moec_add(sum, first, second, count): sum[i] = first[i] + second[i], f32, a thread each, 256
- * threads a block. Compiled and loaded now. */
-CUfunction cuda_kernel_add(const CudaGpu *gpu);
+CudaKernels cuda_kernels_load(const Plan *plan, const Payload *payload, const CudaGpu *gpu);
 
 #endif

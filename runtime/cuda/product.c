@@ -7,19 +7,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/cuda/choices.h"
 #include "runtime/cuda/libraries.h"
 #include "runtime/error.h"
 #include "runtime/files.h"
 
+static const char kind[] = "product"; /* of a choice */
 enum { CANDIDATES = 8, ROUNDS = 4, WIDEST_ALIGNMENT = 256 };
 
 typedef struct Product {
   char *shape;  /* what distinguishes it; part of the tuning file */
   char *choice; /* the algorithm in hexadecimal, once chosen */
   cublasLtMatmulDesc_t description;
-  cublasLtMatrixLayout_t first, second, result; /* the library's operands: b, a, c */
+  cublasLtMatrixLayout_t first, second, added, result; /* the library's operands: b, a, what beta multiplies, c */
   cublasLtMatmulHeuristicResult_t candidates[CANDIDATES];
   int candidate_count;
+  bool missed; /* it was said that there is no algorithm */
   cublasLtMatmulAlgo_t algorithm;
 } Product;
 
@@ -30,8 +33,6 @@ static struct {
   const char *library;
   Product *products;
   int product_count, product_capacity;
-  ProductChoice *choices;
-  int choice_count, choice_capacity;
   CUevent start, end;
 } all;
 
@@ -57,8 +58,8 @@ void product_open(const CudaGpu *gpu, char *workspace) {
 void product_close(void) {
   for (int i = 0; i < all.product_count; i++) {
     Product *product = &all.products[i];
-    const cublasLtMatrixLayout_t layouts[] = {product->first, product->second, product->result};
-    for (int k = 0; k < 3; k++)
+    const cublasLtMatrixLayout_t layouts[] = {product->first, product->second, product->added, product->result};
+    for (int k = 0; k < 4; k++)
       check(cuda.cublasLtMatrixLayoutDestroy(layouts[k]), "the end", product);
     check(cuda.cublasLtMatmulDescDestroy(product->description), "the end", product);
   }
@@ -83,21 +84,6 @@ static void *grow(void *array, int count, int *capacity, size_t size) {
   return larger;
 }
 
-static void add_choice(ProductChoice choice) {
-  all.choices = grow(all.choices, all.choice_count, &all.choice_capacity, sizeof *all.choices);
-  all.choices[all.choice_count++] = choice;
-}
-
-void product_set_choices(const ProductChoice *choices, int count) {
-  for (int i = 0; i < count; i++)
-    add_choice(choices[i]);
-}
-
-const ProductChoice *product_choices(int *count) {
-  *count = all.choice_count;
-  return all.choices;
-}
-
 static char *algorithm_text(const cublasLtMatmulAlgo_t *algorithm) {
   char *text = runtime_allocate(1, 16 * 8 + 1);
   for (int i = 0; i < 8; i++)
@@ -107,23 +93,19 @@ static char *algorithm_text(const cublasLtMatmulAlgo_t *algorithm) {
 
 /* The algorithm that another run chose for this product on such a GPU with this library. */
 static void take_choice(Product *product) {
-  for (int i = 0; i < all.choice_count; i++) {
-    const ProductChoice *choice = &all.choices[i];
-    if (strcmp(choice->shape, product->shape) != 0 || strcmp(choice->gpu, all.gpu->name) != 0 ||
-        strcmp(choice->library, all.library) != 0)
-      continue;
-    bool good = strlen(choice->algorithm) == 16 * 8;
-    for (int k = 0; good && k < 8; k++)
-      good = sscanf(choice->algorithm + 16 * k, "%16" SCNx64, &product->algorithm.data[k]) == 1;
-    cublasLtMatmulHeuristicResult_t result;
-    good = good && cuda.cublasLtMatmulAlgoCheck(all.handle, product->description, product->first, product->second,
-                                                product->result, product->result, &product->algorithm,
-                                                &result) == CUBLAS_STATUS_SUCCESS;
-    if (!good || result.workspaceSize > PRODUCT_WORKSPACE)
-      runtime_fail(FAIL_USER, "tuning file: %s has no such algorithm for the product %s", all.library, product->shape);
-    product->choice = string_format("%s", choice->algorithm);
+  const ProductChoice *choice = choices_find(kind, product->shape, all.gpu->name, all.library);
+  if (!choice)
     return;
-  }
+  bool good = strlen(choice->algorithm) == 16 * 8;
+  for (int k = 0; good && k < 8; k++)
+    good = sscanf(choice->algorithm + 16 * k, "%16" SCNx64, &product->algorithm.data[k]) == 1;
+  cublasLtMatmulHeuristicResult_t result;
+  good = good &&
+         cuda.cublasLtMatmulAlgoCheck(all.handle, product->description, product->first, product->second, product->added,
+                                      product->result, &product->algorithm, &result) == CUBLAS_STATUS_SUCCESS;
+  if (!good || result.workspaceSize > PRODUCT_WORKSPACE)
+    runtime_fail(FAIL_USER, "tuning file: %s has no such algorithm for the product %s", all.library, product->shape);
+  product->choice = string_format("%s", choice->algorithm);
 }
 
 /* ---------------------------------------------------------------- descriptions */
@@ -133,17 +115,23 @@ static int alignment(const void *address) {
   return (int)(bits & -bits);
 }
 
+/* What beta multiplies. */
+static char *added(const ProductAddresses *at) {
+  return at->add ? at->add : at->c;
+}
+
 static int64_t data_type(PlanType type) {
   return type == PLAN_BF16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 
 /* Everything that an algorithm depends on. */
 static char *shape_text(const StepGemm *s, const ProductAddresses *at) {
-  return string_format("m=%" PRId64 " n=%" PRId64 " k=%" PRId64 " ta=%" PRId64 " tb=%" PRId64 " lda=%" PRId64
-                       " ldb=%" PRId64 " ldc=%" PRId64 " beta=%" PRId64 " %s %s epilogue=%d align=%d,%d,%d",
-                       s->m.number, s->n.number, s->k.number, s->ta, s->tb, s->lda, s->ldb, s->ldc, s->beta,
-                       plan_type_name(s->type), plan_type_name(s->ctype), (int)s->epilogue, alignment(at->a),
-                       alignment(at->b), alignment(at->c));
+  return string_format(
+      "m=%" PRId64 " n=%" PRId64 " k=%" PRId64 " ta=%" PRId64 " tb=%" PRId64 " lda=%" PRId64 " ldb=%" PRId64
+      " ldc=%" PRId64 " ldaux=%" PRId64 " ldadd=%" PRId64 " beta=%" PRId64 " %s %s epilogue=%d align=%d,%d,%d,%d,%d,%d",
+      s->m.number, s->n.number, s->k.number, s->ta, s->tb, s->lda, s->ldb, s->ldc, s->ldaux, s->ldadd, s->beta,
+      plan_type_name(s->type), plan_type_name(s->ctype), (int)s->epilogue, alignment(at->a), alignment(at->b),
+      alignment(at->c), alignment(added(at)), alignment(at->bias), alignment(at->aux));
 }
 
 static void set(const Product *product, int attribute, const void *value, size_t bytes) {
@@ -151,11 +139,11 @@ static void set(const Product *product, int attribute, const void *value, size_t
 }
 
 static void describe(Product *product, const StepGemm *s) {
-  static const int32_t epilogues[EPILOGUE_COUNT] = {[EPILOGUE_NONE] = CUBLASLT_EPILOGUE_DEFAULT,
-                                                    [EPILOGUE_BIAS] = CUBLASLT_EPILOGUE_BIAS,
-                                                    [EPILOGUE_GELU_AUX_BIAS] = CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
-                                                    [EPILOGUE_DGELU] = CUBLASLT_EPILOGUE_DGELU,
-                                                    [EPILOGUE_BGRADB] = CUBLASLT_EPILOGUE_BGRADB};
+  static const int32_t epilogues[EPILOGUE_COUNT] = {
+      [EPILOGUE_NONE] = CUBLASLT_EPILOGUE_DEFAULT,        [EPILOGUE_BIAS] = CUBLASLT_EPILOGUE_BIAS,
+      [EPILOGUE_GELU_BIAS] = CUBLASLT_EPILOGUE_GELU_BIAS, [EPILOGUE_GELU_AUX_BIAS] = CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
+      [EPILOGUE_DGELU] = CUBLASLT_EPILOGUE_DGELU,         [EPILOGUE_DGELU_BGRAD] = CUBLASLT_EPILOGUE_DGELU_BGRAD,
+      [EPILOGUE_BGRADB] = CUBLASLT_EPILOGUE_BGRADB};
   int32_t first = s->tb ? CUBLAS_OP_T : CUBLAS_OP_N, second = s->ta ? CUBLAS_OP_T : CUBLAS_OP_N;
   int64_t m = s->m.number, n = s->n.number, k = s->k.number;
   check(cuda.cublasLtMatmulDescCreate(&product->description, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a description", product);
@@ -170,6 +158,9 @@ static void describe(Product *product, const StepGemm *s) {
   check(cuda.cublasLtMatrixLayoutCreate(&product->second, (int)data_type(s->type), (uint64_t)(s->ta ? m : k),
                                         (uint64_t)(s->ta ? k : m), s->lda),
         "a layout", product);
+  check(cuda.cublasLtMatrixLayoutCreate(&product->added, (int)data_type(s->ctype), (uint64_t)n, (uint64_t)m,
+                                        s->add.space == SPACE_NULL ? s->ldc : s->ldadd),
+        "a layout", product);
   check(cuda.cublasLtMatrixLayoutCreate(&product->result, (int)data_type(s->ctype), (uint64_t)n, (uint64_t)m, s->ldc),
         "a layout", product);
 }
@@ -181,7 +172,8 @@ static void set_pointers(const Product *product, const ProductAddresses *at) {
     set(product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &at->aux, sizeof at->aux);
 }
 
-static void suggest(Product *product, const ProductAddresses *at) {
+/* Of an epilogue the library may refuse what it has no kernel for; without one it has no reason to. */
+static void suggest(Product *product, const StepGemm *step, const ProductAddresses *at) {
   cublasLtMatmulPreference_t preference;
   size_t workspace = PRODUCT_WORKSPACE;
   const struct {
@@ -189,7 +181,7 @@ static void suggest(Product *product, const ProductAddresses *at) {
     uint32_t bytes;
   } alignments[] = {{CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (uint32_t)alignment(at->b)},
                     {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, (uint32_t)alignment(at->a)},
-                    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, (uint32_t)alignment(at->c)},
+                    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, (uint32_t)alignment(added(at))},
                     {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, (uint32_t)alignment(at->c)}};
   check(cuda.cublasLtMatmulPreferenceCreate(&preference), "a preference", product);
   check(cuda.cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
@@ -199,19 +191,21 @@ static void suggest(Product *product, const ProductAddresses *at) {
     check(cuda.cublasLtMatmulPreferenceSetAttribute(preference, alignments[i].attribute, &alignments[i].bytes,
                                                     sizeof alignments[i].bytes),
           "a preference", product);
-  check(cuda.cublasLtMatmulAlgoGetHeuristic(all.handle, product->description, product->first, product->second,
-                                            product->result, product->result, preference, CANDIDATES,
-                                            product->candidates, &product->candidate_count),
-        "the search for an algorithm", product);
+  cublasStatus_t status = cuda.cublasLtMatmulAlgoGetHeuristic(
+      all.handle, product->description, product->first, product->second, product->added, product->result, preference,
+      CANDIDATES, product->candidates, &product->candidate_count);
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status != CUBLAS_STATUS_SUCCESS && step->epilogue != EPILOGUE_NONE))
+    product->candidate_count = 0;
+  else
+    check(status, "the search for an algorithm", product);
   check(cuda.cublasLtMatmulPreferenceDestroy(preference), "a preference", product);
   int usable = 0;
   for (int i = 0; i < product->candidate_count; i++)
     if (product->candidates[i].state == CUBLAS_STATUS_SUCCESS)
       product->candidates[usable++] = product->candidates[i];
   product->candidate_count = usable;
-  if (!usable)
-    runtime_fail(FAIL_BUG, "%s has no algorithm for the product %s", all.library, product->shape);
-  product->algorithm = product->candidates[0].algo;
+  if (usable)
+    product->algorithm = product->candidates[0].algo;
 }
 
 static Product *find(const StepGemm *step, const ProductAddresses *addresses) {
@@ -228,7 +222,7 @@ static Product *find(const StepGemm *step, const ProductAddresses *addresses) {
   set_pointers(product, addresses);
   take_choice(product);
   if (!product->choice)
-    suggest(product, addresses);
+    suggest(product, step, addresses);
   return product;
 }
 
@@ -238,12 +232,37 @@ static cublasStatus_t multiply(const Product *product, const StepGemm *step, con
                                const cublasLtMatmulAlgo_t *algorithm) {
   const float one = 1, beta = (float)step->beta;
   return cuda.cublasLtMatmul(all.handle, product->description, &one, at->b, product->first, at->a, product->second,
-                             &beta, at->c, product->result, at->c, product->result, algorithm, all.workspace,
+                             &beta, added(at), product->added, at->c, product->result, algorithm, all.workspace,
                              PRODUCT_WORKSPACE, all.gpu->stream);
+}
+
+static bool is_available(const Product *product) {
+  return product->choice || product->candidate_count > 0;
+}
+
+/* The spaces begin at multiples of the widest alignment; nothing is read there. */
+static char *anywhere(PlanPlace place) {
+  return place.space == SPACE_NULL ? NULL : (char *)(uintptr_t)(WIDEST_ALIGNMENT + place.offset);
+}
+
+bool product_available(const StepGemm *step) {
+  Product *product = find(step, &(ProductAddresses){.a = anywhere(step->a),
+                                                    .b = anywhere(step->b),
+                                                    .c = anywhere(step->c),
+                                                    .bias = anywhere(step->bias),
+                                                    .aux = anywhere(step->aux),
+                                                    .add = anywhere(step->add)});
+  if (!is_available(product) && !product->missed)
+    fprintf(stderr, "%s has no algorithm for the product %s; it runs without what it does besides\n", all.library,
+            product->shape);
+  product->missed = !is_available(product);
+  return is_available(product);
 }
 
 void product_run(const StepGemm *step, const ProductAddresses *addresses) {
   const Product *product = find(step, addresses);
+  if (!is_available(product))
+    runtime_fail(FAIL_BUG, "%s has no algorithm for the product %s", all.library, product->shape);
   set_pointers(product, addresses);
   check(multiply(product, step, addresses, &product->algorithm), "a product", product);
 }
@@ -274,7 +293,7 @@ static double time_candidate(const Product *product, const StepGemm *step, const
 void product_tune(const StepGemm *step, const ProductAddresses *addresses) {
   Product *product = find(step, addresses);
   double fastest = -1;
-  if (product->choice)
+  if (product->choice || !is_available(product))
     return;
   set_pointers(product, addresses);
   for (int i = 0; i < product->candidate_count; i++) {
@@ -284,13 +303,16 @@ void product_tune(const StepGemm *step, const ProductAddresses *addresses) {
     fastest = seconds;
     product->algorithm = product->candidates[i].algo;
   }
-  if (fastest < 0)
-    runtime_fail(FAIL_BUG, "%s runs none of its algorithms for the product %s", all.library, product->shape);
+  if (fastest < 0) { /* it is not available, which product_run says where it must be */
+    product->candidate_count = 0;
+    return;
+  }
   product->choice = algorithm_text(&product->algorithm);
-  add_choice((ProductChoice){.shape = product->shape,
-                             .gpu = all.gpu->name,
-                             .library = all.library,
-                             .algorithm = product->choice,
-                             .seconds = fastest,
-                             .candidates = product->candidate_count});
+  choices_add((ProductChoice){.kind = kind,
+                              .shape = product->shape,
+                              .gpu = all.gpu->name,
+                              .library = all.library,
+                              .algorithm = product->choice,
+                              .seconds = fastest,
+                              .candidates = product->candidate_count});
 }

@@ -22,6 +22,7 @@ class Workplace:
     def __init__(self, build, name):
         self.directory = os.path.join(build, "bench", name)
         self.moec = os.path.join(build, "moec")
+        self.profile = ""  # what the last run printed
         os.makedirs(self.directory, exist_ok=True)
 
     def path(self, *names):
@@ -59,6 +60,7 @@ class Workplace:
                               capture_output=True, text=True, env=measured_environment())
         if done.returncode:
             sys.exit(f"{trainer}: {done.stderr}")
+        self.profile = done.stdout
         with open(os.path.join(run, "metrics.jsonl")) as f:
             lines = [json.loads(line) for line in f]
         update = re.search(r"\.update: \d+ runs of ([0-9.]+) ms", done.stdout)

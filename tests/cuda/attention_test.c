@@ -101,7 +101,8 @@ static void run_case(Arena *arena, const Case *c, bool wgmma) {
   const Tensor *x = draw_rows(arena, c, 3 * c->heads * c->head, c->range, 11);
   const Tensor *d_o = draw_rows(arena, c, c->heads * c->head, 1, 12), *off = offsets_of(arena, c);
 
-  PlanRun *run = plan_run_new_with(arena, m, "f", (CudaOptions){.attention_wgmma = wgmma});
+  PlanRun *run =
+      plan_run_new_with(arena, m, "f", (CudaOptions){.attention = wgmma ? CUDA_KINDS_WGMMA : CUDA_KINDS_MMA});
   plan_run_bind(run, "x", x);
   plan_run_bind(run, "off", off);
   plan_run_bind(run, "do", d_o);

@@ -40,7 +40,7 @@ static void check_unit(Arena *arena, const KernelSet *set, uint32_t index, const
 static void check_head(int head, const char *dtype, bool wgmma, int most_registers) {
   Arena *arena = arena_new();
   Module *m = module_parse(arena, "attention", arena_print(arena, text, 2 * head, dtype));
-  const Plan *plan = plan_lower_cuda(m, false, (CudaOptions){.attention_wgmma = wgmma});
+  const Plan *plan = plan_lower_cuda(m, false, (CudaOptions){.attention = wgmma ? CUDA_KINDS_WGMMA : CUDA_KINDS_MMA});
   for (uint32_t i = 0; i < vec_len(plan->kernels.kernels); i++) {
     const char *arch = kernel_arch(plan->kernels.kernels[i]);
     if (!strstr(kernel_name(plan->kernels.kernels[i]), "attention"))

@@ -286,7 +286,7 @@ static Kernel *instance(Arena *arena, KernelSet *set, const Product *p) {
   for (const CudaDefine *d = c->wgmma ? wgmma : c->bf16 ? bf16 : f32; d->name; d++)
     vec_push(arena, defines, *d);
   vec_push(arena, defines, ((CudaDefine){NULL, 0}));
-  return kernel_from_template(set, c->wgmma ? "grouped_sm90" : "grouped", defines, c->wgmma ? "sm_90a" : NULL);
+  return kernel_from_template(set, c->wgmma ? "grouped_sm90" : "grouped", defines, c->wgmma ? "sm_90a" : NULL, NULL);
 }
 
 static bool run_instance(Arena *arena, const Case *c) {
@@ -341,7 +341,8 @@ static int64_t step_field(const Step *s, const char *key) {
 static bool run_lowered(Arena *arena, const Lowered *test) {
   const char *text =
       arena_print(arena, "module test\nfunc @f (%s) {\n  %s\n  return c=%%c\n}\n", test->arguments, test->instruction);
-  Plan *plan = plan_lower(module_parse(arena, test->c.name, text), PLAN_CUDA, false);
+  Plan *plan =
+      plan_lower_cuda(module_parse(arena, test->c.name, text), false, (CudaOptions){.grouped = CUDA_KINDS_MMA});
   if (vec_len(plan->funcs[0].steps) != 1) {
     printf("%s: %u steps instead of one\n", test->c.name, vec_len(plan->funcs[0].steps));
     return false;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "codegen/plan.h"
+#include "tests/cuda/epilogues.h"
 #include "tests/kernels/nvrtc.h"
 
 static int failures, units;
@@ -35,14 +36,16 @@ static void check_unit(Arena *arena, const KernelSet *set, uint32_t index, const
   failures += !good;
 }
 
-static void check_shape(int rows, int d, int f, const char *dtype, bool wgmma) {
-  Arena *arena = arena_new();
-  Module *m = module_parse(arena, "grouped", arena_print(arena, text, rows, d, f, dtype));
-  const Plan *plan = plan_lower_cuda(m, false, (CudaOptions){.grouped_wgmma = wgmma});
+/* The kernels of the plan whose names hold `which`. */
+static int check_plan(Arena *arena, const char *module, bool wgmma, const char *which) {
+  const Plan *plan = plan_lower_cuda(module_parse(arena, "grouped", module), false,
+                                     (CudaOptions){.grouped = wgmma ? CUDA_KINDS_WGMMA : CUDA_KINDS_MMA});
+  int found = 0;
   for (uint32_t i = 0; i < vec_len(plan->kernels.kernels); i++) {
     const char *arch = kernel_arch(plan->kernels.kernels[i]);
-    if (!strstr(kernel_name(plan->kernels.kernels[i]), "grouped"))
+    if (!strstr(kernel_name(plan->kernels.kernels[i]), which))
       continue;
+    found++;
     if (wgmma && (!arch || strcmp(arch, "sm_90a") != 0)) {
       printf("FAILED: %s is not for sm_90a\n", kernel_name(plan->kernels.kernels[i]));
       failures++;
@@ -50,6 +53,22 @@ static void check_shape(int rows, int d, int f, const char *dtype, bool wgmma) {
     if (!arch)
       check_unit(arena, &plan->kernels, i, "sm_80");
     check_unit(arena, &plan->kernels, i, "sm_90a");
+  }
+  return found;
+}
+
+static void check_shape(int rows, int d, int f, const char *dtype, bool wgmma) {
+  Arena *arena = arena_new();
+  check_plan(arena, arena_print(arena, text, rows, d, f, dtype), wgmma, "moec_grouped");
+  arena_free(arena);
+}
+
+static void check_epilogues(int rows, int d, int f, bool wgmma) {
+  Arena *arena = arena_new();
+  int found = check_plan(arena, arena_print(arena, epilogues_text, rows, d, f, 16), wgmma, "epilogue");
+  if (found != 3) {
+    printf("FAILED: %d kernels with epilogues, expected 3\n", found);
+    failures++;
   }
   arena_free(arena);
 }
@@ -65,6 +84,10 @@ int main(void) {
   check_shape(4096, 192, 64, "bf16", false);   /* the small one */
   check_shape(4096, 65, 129, "bf16", false);   /* rows that 16-byte pieces do not fit */
   check_shape(4096, 64, 256, "f32", false);
+  check_epilogues(65536, 1024, 4096, false);
+  check_epilogues(65536, 1024, 4096, true);
+  check_epilogues(65536, 128, 128, false);
+  check_epilogues(4096, 192, 64, false);
   printf("%d units, %d failed\n", units, failures);
   return failures != 0 || units == 0;
 }

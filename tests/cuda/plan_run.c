@@ -7,6 +7,7 @@
 #include "tests/simulator/simulator_kernel.h"
 
 struct PlanRun {
+  const char *option; /* plan_run_option */
   Arena *arena;
   const Plan *plan;
   const FuncPlan *func;
@@ -77,6 +78,21 @@ void plan_run_free(PlanRun *run) {
     if (run->memory[i] && !(s->shares != NO_STORAGE && s->shares < i))
       simulator_free(run->memory[i]);
   }
+}
+
+void plan_run_option(PlanRun *run, const char *name) {
+  run->option = name;
+}
+
+/* Whether the step is of the option that runs, or of no choice. */
+static bool is_taken(const PlanRun *run, uint32_t step) {
+  const Step *steps = run->func->steps;
+  const char *option = NULL;
+  for (uint32_t i = 0; i < vec_len(steps); i++)
+    if (steps[i].choice && steps[i].choice == steps[step].choice &&
+        (!option || (run->option && strcmp(steps[i].option, run->option) == 0)))
+      option = steps[i].option;
+  return !option || strcmp(steps[step].option, option) == 0;
 }
 
 static char *place_memory(const PlanRun *run, Place place) {
@@ -163,6 +179,8 @@ bool plan_run_partly(PlanRun *run) {
   for (uint32_t i = 0; i < vec_len(run->func->steps); i++) {
     const Step *step = &run->func->steps[i];
     bool good = false;
+    if (!is_taken(run, i))
+      continue;
     if (strcmp(step->keyword, "launch") == 0)
       good = run_launch(run, step);
     else if (strcmp(step->keyword, "memset") == 0)

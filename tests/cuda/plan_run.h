@@ -16,6 +16,8 @@ typedef struct PlanRun PlanRun;
 
 PlanRun *plan_run_new(Arena *arena, const Module *m, const char *func);
 PlanRun *plan_run_new_with(Arena *arena, const Module *m, const char *func, CudaOptions options);
+/* Of every choice that has it, the option of that name; of others, and before this is called, the first one. */
+void plan_run_option(PlanRun *run, const char *name);
 /* Fills an argument; f64 is rounded to the argument's dtype. */
 void plan_run_bind(PlanRun *run, const char *argument, const Tensor *tensor);
 /* Launches and memsets in order, each kernel in several orders of threads; every byte of a result must be written. */

@@ -56,7 +56,7 @@ def prepare(t):
 
 def train(t, out, *words, **options):
     options.setdefault("env", cuda())
-    return run(t.trainer, "train", "--data", t.data, "--out", out, "--eval-every=0", "--checkpoint-every=2", *words, **options)
+    return run(t.trainer, "train", "--data", t.data, "--out", out, "--eval-every=0", "--checkpoint-every=2", "--probe-every=2", *words, **options)
 
 
 def close(a, b, tolerance):
@@ -75,7 +75,16 @@ def test_as_the_cpu(t):
         for key in a:
             if isinstance(a[key], float):
                 assert close(a[key], b[key], 2e-5), (key, a, b)
-    assert [line["load"] for line in log(t.whole, "routing.jsonl")] == [line["load"] for line in log(on_cpu, "routing.jsonl")]
+    for a, b in zip(log(t.whole, "routing.jsonl"), log(on_cpu, "routing.jsonl"), strict=True):
+        assert a["load"] == b["load"] and list(a["layers"]) == list(b["layers"]) == list(a["load"])
+        for layer, shown in a["layers"].items():
+            for key, value in shown.items():
+                assert abs(value - b["layers"][layer][key]) <= 2e-5, (key, a, b)
+    probes = list(zip(log(t.whole, "probe.jsonl"), log(on_cpu, "probe.jsonl"), strict=True))
+    assert probes[0][0] == probes[0][1] and [a["step"] for a, _ in probes[1:]] == [3, 4, 6, 6, 8, 9]
+    for a, b in probes[1:]:
+        assert (a["phase"], a["expert"], a["experts"]) == (b["phase"], b["expert"], b["experts"])
+        assert all(close(x, y, 2e-5) for x, y in zip(a["loss"], b["loss"], strict=True)), (a["loss"], b["loss"])
     state = json.loads(read(os.path.join(checkpoint(t.whole, 9), "state.json")))
     assert state["device"] == "cuda" and "cuBLASLt" in state["library"], state
     choices = json.loads(read(os.path.join(t.whole, "tuning.json")))["choices"]

@@ -62,7 +62,13 @@ def test_uninterrupted(t):
     # the dense phase ends at the tau at which top1 begins, and both evaluate Top-1 of it
     before, after = [line["ppl"] for line in metrics if "split" in line and line["step"] == DENSE_ENDS]
     assert math.isclose(before, after, rel_tol=1e-6), (before, after)
-    assert all(len(line["load"]) == 1 for line in log(t.whole, "routing.jsonl"))
+    for line in log(t.whole, "routing.jsonl"):
+        (layer,) = line["load"]
+        shown, load = line["layers"][layer], line["load"][layer]
+        assert shown["dead"] == load.count(0) and shown["dropped"] == 0 and shown["kept_weight"] < 1 + 1e-6, line
+        assert (shown["entropy"] > 0) == (line["phase"] == "dense") and shown["margin"] >= 0, line
+        if line["phase"] == "top1":
+            assert shown["experts_per_token"] == 1 and shown["entropy"] == 0 and 0 < shown["margin"] <= 1, line
 
 
 def test_checkpoint_headers(t):

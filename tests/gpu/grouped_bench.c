@@ -1,9 +1,10 @@
-/* How fast the grouped products are on this GPU: the six of an expert FFN, by the portable kernel and, on sm_90a, by
- * Hopper's, with equal groups and with skewed ones; and whether the two kernels agree.
+/* How fast the grouped products are on this GPU: the six of an expert FFN, and three of them with the row kernels
+ * behind them, in every way that a plan has: the portable kernel, on sm_90a Hopper's, and each of them with the row
+ * kernel as its epilogue; with equal groups and with skewed ones; and whether the ways agree.
  *
  *   grouped_bench [rows experts d f]      default 65536 16 1024 4096: the paper's layer, 4096 rows for each expert
  *
- * A line per product and kernel: median milliseconds of a launch and TFLOP/s. FLOPs are 2 * rows * d * f, the useful
+ * A line per product and way: median milliseconds of its launches and TFLOP/s. FLOPs are 2 * rows * d * f, the useful
  * ones: what tiles waste at the edges of groups is not counted. Operands are random, each launch reads and writes some
  * 0.8 GB, which no cache holds. */
 #include <math.h>
@@ -13,11 +14,12 @@
 
 #include "codegen/plan.h"
 #include "runtime/cuda/libraries.h"
+#include "tests/cuda/epilogues.h"
 
-enum { PRODUCTS = 6, RUNS = 11, STATIC_SHARED = 48 << 10, MOST_OPERANDS = 8 };
+enum { MOST_PRODUCTS = 6, RUNS = 11, STATIC_SHARED = 48 << 10, MOST_OPERANDS = 16, MOST_STEPS = 2 };
 
 static const char text[] = "module grouped\n"
-                           "sym R=%1$d E=%2$d D=%3$d F=%4$d\n"
+                           "sym R=%1$d D=%2$d F=%3$d E=%4$d\n"
                            "func @f (%%x: bf16[R<%%off>,D], %%h: bf16[R<%%off>,F], %%off: i32[E+1],\n"
                            "         %%w1: bf16[E,D,F], %%w2: bf16[E,F,D]) {\n"
                            "  %%fc1: bf16[R<%%off>,F] = grouped_matmul %%x, %%w1, %%off\n"
@@ -27,16 +29,29 @@ static const char text[] = "module grouped\n"
                            "  %%fc1_dw: bf16[E,D,F] = grouped_outer %%x, %%h, %%off\n"
                            "  %%fc2_dw: bf16[E,F,D] = grouped_outer %%h, %%x, %%off\n"
                            "  return a=%%fc1, b=%%fc2, c=%%fc2_dx, d=%%fc1_dx, e=%%fc1_dw, g=%%fc2_dw\n}\n";
-static const char *const product_name[PRODUCTS] = {"fc1", "fc2", "fc2_dx", "fc1_dx", "fc1_dw", "fc2_dw"};
+
+/* Products in the order of the plan: what they are called here, and the value that ways must agree on. */
+typedef struct Layer {
+  const char *text;
+  int products;
+  const char *name[MOST_PRODUCTS], *value[MOST_PRODUCTS];
+} Layer;
+
+static const Layer layers[] = {
+    {text,
+     6,
+     {"fc1", "fc2", "fc2_dx", "fc1_dx", "fc1_dw", "fc2_dw"},
+     {"fc1", "fc2", "fc2_dx", "fc1_dx", "fc1_dw", "fc2_dw"}},
+    {epilogues_text, 3, {"fc1, bias, GELU", "fc2, bias, weight", "fc2_dx, dGELU"}, {"g", "b7", "d"}}};
 
 typedef struct Shape {
   int rows, experts, d, f;
 } Shape;
 
-/* One of the two plans in device memory of its own. */
+/* A plan in device memory. */
 typedef struct Bench {
-  const char *name;
   Arena *arena;
+  const Layer *layer;
   const FuncPlan *func;
   CUdeviceptr memory;
 } Bench;
@@ -74,7 +89,18 @@ static const char *open_device(Arena *arena) {
   return arena_print(arena, "sm_%d%d%s", major, minor, major == 9 ? "a" : "");
 }
 
-static CUfunction compile(Arena *arena, const Kernel *kernel, const char *arch, int64_t shared_bytes) {
+static int64_t step_field(const Step *s, const char *key) {
+  for (uint32_t i = 0; i < vec_len(s->fields); i++) {
+    const Field *f = &s->fields[i];
+    if (f->key && strcmp(f->key, key) == 0)
+      return f->kind == FIELD_WORD ? strtoll(f->word, NULL, 10) : f->number;
+  }
+  return 0;
+}
+
+static CUfunction compile(Arena *arena, const Step *step, const char *arch) {
+  const Kernel *kernel = step->kernel;
+  const int64_t shared_bytes = step_field(step, "shared");
   const char *source = arena_print(arena, "%s\n%s", kernel_prelude_cuda(), kernel_cuda(kernel));
   const char *const options[] = {"--std=c++17", "--diag-suppress=177",
                                  arena_print(arena, "--gpu-architecture=%s", arch)};
@@ -117,16 +143,17 @@ static void upload(CUdeviceptr to, const void *from, size_t bytes) {
   check(cuda.cuStreamSynchronize(stream), "copy to the device");
 }
 
-/* bf16 between -1 and 1, the same for every plan. */
-static void fill(const Bench *b, const char *name, uint32_t state) {
-  size_t bytes = value_bytes(b, name);
-  uint16_t *data = malloc(bytes);
-  for (size_t i = 0; i < bytes / 2; i++) {
+/* Numbers between -1 and 1. */
+static void fill(const Bench *b, const char *name, DType dtype, uint32_t state) {
+  size_t bytes = value_bytes(b, name), size = dtype_size(dtype);
+  char *data = malloc(bytes);
+  for (size_t i = 0; i < bytes / size; i++) {
     state = state * 1664525u + 1013904223u;
     float x = (float)(int32_t)state * 0x1p-31f;
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    data[i] = (uint16_t)(bits >> 16);
+    bits = dtype == DTYPE_BF16 ? bits >> 16 : bits;
+    memcpy(data + i * size, &bits, size);
   }
   upload(value_address(b, name), data, bytes);
   free(data);
@@ -144,59 +171,82 @@ static void set_groups(const Bench *b, const Shape *shape, bool skewed) {
   }
   off[shape->experts] = shape->rows;
   upload(value_address(b, "off"), off, (size_t)(shape->experts + 1) * sizeof *off);
+  if (func_find_value(b->func->func, "pair") == NO_VALUE)
+    return;
+  int32_t *pair = arena_alloc(b->arena, (size_t)shape->rows * sizeof *pair),
+          *slot = arena_alloc(b->arena, (size_t)shape->rows * sizeof *slot);
+  for (int e = 0; e < shape->experts; e++)
+    for (int row = off[e]; row < off[e + 1]; row++) {
+      pair[row] = row * shape->experts + e;
+      slot[row] = row;
+    }
+  upload(value_address(b, "pair"), pair, (size_t)shape->rows * sizeof *pair);
+  upload(value_address(b, "slot"), slot, (size_t)shape->rows * sizeof *slot);
 }
 
-static Bench bench_make(Arena *arena, const Shape *shape, bool wgmma) {
-  Module *m =
-      module_parse(arena, "grouped_bench", arena_print(arena, text, shape->rows, shape->experts, shape->d, shape->f));
-  const Plan *plan = plan_lower_cuda(m, false, (CudaOptions){.grouped_wgmma = wgmma});
-  Bench b = {.name = wgmma ? "wgmma" : "mma", .arena = arena, .func = &plan->funcs[0]};
+static Bench bench_make(Arena *arena, const Layer *layer, const Shape *shape) {
+  const char *module = arena_print(arena, layer->text, shape->rows, shape->d, shape->f, shape->experts);
+  const Plan *plan = plan_lower_cuda(module_parse(arena, "grouped_bench", module), false, (CudaOptions){0});
+  Bench b = {.arena = arena, .layer = layer, .func = &plan->funcs[0]};
+  const Func *f = b.func->func;
   check(cuda.cuMemAlloc_v2(&b.memory, (size_t)b.func->act), "device memory");
-  fill(&b, "x", 1);
-  fill(&b, "h", 2);
-  fill(&b, "w1", 3);
-  fill(&b, "w2", 4);
+  for (ValueId v = 0; v < vec_len(f->values); v++)
+    if (f->values[v].kind == VALUE_ARGUMENT && f->values[v].type.dtype != DTYPE_I32)
+      fill(&b, f->values[v].name, f->values[v].type.dtype, v + 1);
   return b;
 }
 
 /* ---------------------------------------------------------------- running */
-
-static int64_t step_field(const Step *s, const char *key) {
-  for (uint32_t i = 0; i < vec_len(s->fields); i++) {
-    const Field *f = &s->fields[i];
-    if (f->key && strcmp(f->key, key) == 0)
-      return f->kind == FIELD_WORD ? strtoll(f->word, NULL, 10) : f->number;
-  }
-  return 0;
-}
 
 static int compare(const void *a, const void *b) {
   float x = *(const float *)a, y = *(const float *)b;
   return (x > y) - (x < y);
 }
 
-/* Median milliseconds of a launch behind one that is not counted. */
-static float time_step(const Bench *b, const Step *s, CUfunction function) {
+/* A launch: its kernel, compiled, and its operands. */
+typedef struct Launch {
+  const Step *step;
+  CUfunction function;
   uint64_t value[MOST_OPERANDS];
   void *pointer[MOST_OPERANDS];
+} Launch;
+
+static Launch launch_of(const Bench *b, const Step *s, const char *arch) {
+  Launch l = {.step = s, .function = compile(b->arena, s, arch)};
   int count = 0;
-  for (uint32_t i = 0; i < vec_len(s->fields); i++)
-    if (s->fields[i].kind == FIELD_READ || s->fields[i].kind == FIELD_WRITE) {
-      value[count] = b->memory + (uint64_t)place_offset(b->func, s->fields[i].place);
-      pointer[count] = &value[count];
-      count++;
-    }
+  for (uint32_t i = 1; i < vec_len(s->fields); i++) { /* behind the entry point's name */
+    const Field *f = &s->fields[i];
+    if (f->key)
+      continue;
+    l.value[count] = f->kind != FIELD_WORD              ? b->memory + (uint64_t)place_offset(b->func, f->place)
+                     : strncmp(f->word, "tag:", 4) == 0 ? strtoull(f->word + 4, NULL, 10)
+                                                        : 0;
+    count++;
+  }
+  return l;
+}
+
+static void launch(Launch *l) {
+  for (int i = 0; i < MOST_OPERANDS; i++)
+    l->pointer[i] = &l->value[i];
+  check(cuda.cuLaunchKernel(l->function, (unsigned)step_field(l->step, "blocks"), 1, 1,
+                            (unsigned)step_field(l->step, "threads"), 1, 1, (unsigned)step_field(l->step, "shared"),
+                            stream, l->pointer, NULL),
+        kernel_name(l->step->kernel));
+}
+
+/* Median milliseconds of the launches together, behind a run that is not counted. */
+static float time_launches(Launch *launches, int count) {
   float times[RUNS];
   CUevent start, end;
   check(cuda.cuEventCreate(&start, 0), "cuEventCreate");
   check(cuda.cuEventCreate(&end, 0), "cuEventCreate");
   for (int run = -1; run < RUNS; run++) {
     check(cuda.cuEventRecord(start, stream), "cuEventRecord");
-    check(cuda.cuLaunchKernel(function, (unsigned)step_field(s, "blocks"), 1, 1, (unsigned)step_field(s, "threads"), 1,
-                              1, (unsigned)step_field(s, "shared"), stream, pointer, NULL),
-          kernel_name(s->kernel));
+    for (int i = 0; i < count; i++)
+      launch(&launches[i]);
     check(cuda.cuEventRecord(end, stream), "cuEventRecord");
-    check(cuda.cuEventSynchronize(end), kernel_name(s->kernel));
+    check(cuda.cuEventSynchronize(end), kernel_name(launches[0].step->kernel));
     float milliseconds;
     check(cuda.cuEventElapsedTime(&milliseconds, start, end), "cuEventElapsedTime");
     if (run >= 0)
@@ -206,49 +256,91 @@ static float time_step(const Bench *b, const Step *s, CUfunction function) {
   return times[RUNS / 2];
 }
 
-/* Step i makes product i; its kernel is compiled anew, which takes a fraction of a second. */
-static void run_bench(const Bench *b, const Shape *shape, const char *arch, const char *groups) {
-  if (vec_len(b->func->steps) != PRODUCTS) {
-    printf("FAILED: %u steps instead of %d\n", vec_len(b->func->steps), PRODUCTS);
-    exit(1);
-  }
-  double flops = 2.0 * shape->rows * shape->d * shape->f;
-  for (int i = 0; i < PRODUCTS; i++) {
-    const Step *s = &b->func->steps[i];
-    float milliseconds = time_step(b, s, compile(b->arena, s->kernel, arch, step_field(s, "shared")));
-    printf("%-8s %-6s %-6s %8.3f ms %7.1f TFLOP/s\n", product_name[i], b->name, groups, milliseconds,
-           flops / milliseconds * 1e-9);
-  }
-}
-
 /* ---------------------------------------------------------------- comparing */
 
-static float from_bf16(uint16_t half) {
-  uint32_t bits = (uint32_t)half << 16;
+static float element(const void *data, DType dtype, size_t i) {
+  uint32_t bits = dtype == DTYPE_BF16 ? (uint32_t)((const uint16_t *)data)[i] << 16 : ((const uint32_t *)data)[i];
   float x;
   memcpy(&x, &bits, sizeof x);
   return x;
 }
 
-/* The relative difference of a product's results, norm over norm; both sum in f32 and round once. */
-static bool agree(const Bench *a, const Bench *b, const char *name) {
-  size_t bytes = value_bytes(a, name);
-  uint16_t *x = malloc(bytes), *y = malloc(bytes);
-  check(cuda.cuMemcpyDtoHAsync_v2(x, value_address(a, name), bytes, stream), "copy from the device");
-  check(cuda.cuMemcpyDtoHAsync_v2(y, value_address(b, name), bytes, stream), "copy from the device");
+static char *download(const Bench *b, const char *name) {
+  char *data = malloc(value_bytes(b, name));
+  check(cuda.cuMemcpyDtoHAsync_v2(data, value_address(b, name), value_bytes(b, name), stream), "copy from the device");
   check(cuda.cuStreamSynchronize(stream), "copy from the device");
+  return data;
+}
+
+/* The relative difference of two results, norm over norm; products sum in f32 and round once. */
+static bool agree(const Bench *b, const char *name, const char *option, const char *first, const char *own) {
+  const Func *f = b->func->func;
+  DType dtype = f->values[func_find_value(f, name)].type.dtype;
   double difference = 0, norm = 0;
-  for (size_t i = 0; i < bytes / 2; i++) {
-    double p = from_bf16(x[i]), q = from_bf16(y[i]);
+  for (size_t i = 0; i < value_bytes(b, name) / dtype_size(dtype); i++) {
+    double p = element(first, dtype, i), q = element(own, dtype, i);
     difference += (p - q) * (p - q);
     norm += p * p;
   }
-  free(x);
-  free(y);
   double relative = sqrt(difference / norm);
-  bool good = relative < 1e-3; /* NaN is not */
-  printf("%-8s %s and %s differ by %.2g%s\n", name, a->name, b->name, relative, good ? "" : ": FAILED");
+  bool good = relative < 2e-3; /* NaN is not */
+  printf("%-18s %-15s differs from the first way by %.2g%s\n", name, option, relative, good ? "" : ": FAILED");
   return good;
+}
+
+/* ---------------------------------------------------------------- all ways */
+
+/* Steps from `first` on that are one way; `end`: behind them, `next`: whether another product begins there. */
+static uint32_t way_end(const Step *steps, uint32_t first) {
+  uint32_t end = first + 1;
+  while (steps[first].choice && end < vec_len(steps) && steps[end].choice == steps[first].choice &&
+         strcmp(steps[end].option, steps[first].option) == 0)
+    end++;
+  return end;
+}
+
+static bool runs_on(const Step *steps, uint32_t first, uint32_t end, const char *arch) {
+  for (uint32_t i = first; i < end; i++)
+    if (kernel_arch(steps[i].kernel) && strcmp(kernel_arch(steps[i].kernel), arch) != 0)
+      return false;
+  return true;
+}
+
+/* Kernels are compiled anew for every way, which takes a fraction of a second. */
+static bool run_bench(const Bench *b, const Shape *shape, const char *arch, const char *groups) {
+  const Step *steps = b->func->steps;
+  const double flops = 2.0 * shape->rows * shape->d * shape->f;
+  bool good = true;
+  char *first = NULL;
+  int product = -1;
+  for (uint32_t i = 0, end; i < vec_len(steps); i = end) {
+    end = way_end(steps, i);
+    if (i == 0 || !steps[i].choice || steps[i].choice != steps[i - 1].choice) {
+      product++;
+      free(first);
+      first = NULL;
+    }
+    if (!runs_on(steps, i, end, arch))
+      continue;
+    Launch launches[MOST_STEPS];
+    for (uint32_t k = i; k < end; k++)
+      launches[k - i] = launch_of(b, &steps[k], arch);
+    const char *option = steps[i].option ? steps[i].option : "mma", *value = b->layer->value[product];
+    float milliseconds = time_launches(launches, (int)(end - i));
+    printf("%-18s %-15s %-6s %8.3f ms %7.1f TFLOP/s\n", b->layer->name[product], option, groups, milliseconds,
+           flops / milliseconds * 1e-9);
+    char *own = download(b, value);
+    if (first)
+      good &= agree(b, value, option, first, own);
+    if (first)
+      free(own);
+    else
+      first = own;
+  }
+  free(first);
+  if (product + 1 != b->layer->products)
+    printf("FAILED: %d products instead of %d\n", product + 1, b->layer->products);
+  return good && product + 1 == b->layer->products;
 }
 
 int main(int argc, char **argv) {
@@ -259,21 +351,17 @@ int main(int argc, char **argv) {
     fprintf(stderr, "usage: grouped_bench [rows experts d f]\n");
     return 2;
   }
-  Arena *arena = arena_new();
-  const char *arch = open_device(arena);
-  bool hopper = strcmp(arch, "sm_90a") == 0, good = true;
-  Bench mma = bench_make(arena, &shape, false), wgmma = hopper ? bench_make(arena, &shape, true) : mma;
-  for (int skewed = 0; skewed < 2; skewed++) {
-    const char *groups = skewed ? "skewed" : "equal";
-    set_groups(&mma, &shape, skewed);
-    run_bench(&mma, &shape, arch, groups);
-    if (!hopper)
-      continue;
-    set_groups(&wgmma, &shape, skewed);
-    run_bench(&wgmma, &shape, arch, groups);
-    for (int i = 0; i < PRODUCTS; i++)
-      good &= agree(&mma, &wgmma, product_name[i]);
+  bool good = true;
+  for (size_t i = 0; i < sizeof layers / sizeof layers[0]; i++) {
+    Arena *arena = arena_new();
+    const char *arch = open_device(arena);
+    Bench bench = bench_make(arena, &layers[i], &shape);
+    for (int skewed = 0; skewed < 2; skewed++) {
+      set_groups(&bench, &shape, skewed);
+      good &= run_bench(&bench, &shape, arch, skewed ? "skewed" : "equal");
+    }
+    check(cuda.cuMemFree_v2(bench.memory), "device memory");
+    arena_free(arena);
   }
-  arena_free(arena);
   return !good;
 }

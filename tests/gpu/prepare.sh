@@ -23,7 +23,7 @@ mkdir -p "$directory"/{suite,trainers,cpu,data,lib}
 export OMP_WAIT_POLICY=passive
 
 # ---- the kernel suite and the scripts
-for name in rows attention routing grouped; do
+for name in rows attention routing grouped epilogue; do
   strip -o "$directory/suite/${name}_device_test" "$build/tests/gpu/${name}_device_test"
 done
 strip -o "$directory/suite/grouped_bench" "$build/tests/gpu/grouped_bench"

@@ -18,7 +18,7 @@ out=$(cd "$1" && pwd)
 shift
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=(suite parity sanitizer bench profile peer)
-declare -A limit=([suite]=80 [parity]=60 [sanitizer]=50 [bench]=110 [profile]=40 [peer]=120)
+declare -A limit=([suite]=80 [parity]=75 [sanitizer]=50 [bench]=110 [profile]=40 [peer]=120)
 for setting in ${LIMITS:-}; do
   limit[${setting%%=*}]=${setting#*=}
 done
@@ -91,7 +91,7 @@ train() {
 part_suite() {
   local name part
   cd "$work" || return
-  for name in routing grouped attention; do
+  for name in routing grouped epilogue attention; do
     step suite $name "$here/suite/${name}_device_test" &
   done
   for part in 0 1 2 3 4 5; do
@@ -101,12 +101,19 @@ part_suite() {
 }
 
 part_parity() {
-  local model precision
+  local model precision way name
   for model in dense switch evomoe; do
     for precision in f32 bf16; do
       [ -e "$here/trainers/tiny-$model-$precision" ] || continue
       step parity "$model-$precision" train "$model-$precision" "tiny-$model-$precision" tiny "${STEPS:-500}"
       cp "$work/$model-$precision/metrics.jsonl" "$out/parity-$model-$precision.jsonl" 2>/dev/null
+    done
+  done
+  for way in epilogue separate; do # every product with its epilogue, every one without
+    for precision in f32 bf16; do
+      name=dense_$way-$precision
+      MOEC_CUDA_OPTIONS=$way step parity "$name" train "$name" "tiny-dense-$precision" tiny "${STEPS:-500}"
+      cp "$work/$name/metrics.jsonl" "$out/parity-$name.jsonl" 2>/dev/null
     done
   done
 }
@@ -141,6 +148,7 @@ measure() { # NAME DATA STEPS
   done
   kill -9 $trainer 2>/dev/null
   wait $trainer 2>/dev/null
+  cp "$work/$name/tuning.json" "$out/tuning-$name.json" 2>/dev/null # which kernels it took
   [ "$lines" -ge "$steps" ]
 }
 
@@ -155,10 +163,11 @@ part_bench() {
 
 part_profile() {
   local name
-  step profile grouped "$here/suite/grouped_bench" # milliseconds and TFLOP/s of the grouped products by themselves
+  step profile grouped "$here/suite/grouped_bench" # the grouped products by themselves, in every way that a plan has
   for name in profile-top1-64 profile-dense-16; do
     [ -e "$here/trainers/$name" ] || continue
     step profile $name train $name $name text 5 --profile
+    cp "$work/$name/tuning.json" "$out/tuning-$name.json" 2>/dev/null
     rm -rf "${work:?}/$name"
   done
 }

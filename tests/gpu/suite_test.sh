@@ -12,6 +12,8 @@ export MOEC_CUDA_PATH=$build/tests/simulator/cuda LIMITS="parity=300" STEPS=3
 "$work/gpu/run.sh" "$work/out" parity sanitizer peer
 grep -q '^dense-f32 .* good$' "$work/out/table.txt"
 grep -q '^dense-bf16 .* good$' "$work/out/table.txt"
+grep -q '^dense_epilogue-bf16 .* good$' "$work/out/table.txt"
+grep -q '^dense_separate-f32 .* good$' "$work/out/table.txt"
 python3 -c 'import json, sys; result = json.load(open(sys.argv[1])); sys.exit(not result["good"])' "$work/out/result.json"
 
 # A part that fails does not lose the others, and is seen.

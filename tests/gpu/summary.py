@@ -48,7 +48,7 @@ def parity(directory, out):
         name = os.path.basename(path)[len("parity-"):-len(".jsonl")]
         model, precision = name.rsplit("-", 1)
         gpu = [s["loss"] for s in steps_of(path)]
-        cpu = [s["loss"] for s in steps_of(os.path.join(directory, "cpu", model, "metrics.jsonl"))]
+        cpu = [s["loss"] for s in steps_of(os.path.join(directory, "cpu", model.split("_")[0], "metrics.jsonl"))]
         count = min(len(gpu), len(cpu))
         if count == 0 or len(gpu) < len(cpu):
             found[name] = {"steps": len(gpu), "of": len(cpu), "good": False}
@@ -73,6 +73,18 @@ def bench(out):
         found[name] = {"phase": phase, "steps": len(steps), "tokens_per_s": rate, "slowest": rates[0], "fastest": rates[-1],
                        "experts_per_token": steps[-1].get("experts_per_token"), "version": steps[-1].get("version"),
                        "tflops": rate * flops_per_token(phase) / 1e12, "mfu": rate * flops_per_token(phase) / 989e12}
+    return found
+
+
+def kernels(out):
+    """Which of a plan's ways each trainer took: (way, milliseconds, how many were timed, all of them)."""
+    found = {}
+    for path in sorted(glob.glob(os.path.join(out, "tuning-*.json"))):
+        name = os.path.basename(path)[len("tuning-"):-len(".json")]
+        with open(path) as file:
+            choices = json.load(file)["choices"]
+        found[name] = [{"took": c["algorithm"], "ms": 1e3 * c["seconds"], "of": c["candidates"], "ways": c["shape"]}
+                       for c in choices if c["kind"] == "kernel"]
     return found
 
 
@@ -130,8 +142,8 @@ def table_text(result):
     rows = [f"GPU: {result['gpu']}", "", "part       test                         result     seconds"]
     rows += [f"{p['part']:10} {p['name']:28} {p['status']:10} {p['seconds']}" for p in result["parts"]]
     if result["parity"]:
-        rows += ["", f"parity           steps   first {EARLY}: largest   last {LAST}: mean off by"]
-        rows += [f"{name:16} {p['steps']:5}   " + (f"{p['early']:10.2e}         {p['last']:10.2e}   " if "last" in p else
+        rows += ["", f"parity              steps   first {EARLY}: largest   last {LAST}: mean off by"]
+        rows += [f"{name:19} {p['steps']:5}   " + (f"{p['early']:10.2e}         {p['last']:10.2e}   " if "last" in p else
                  f"ended early, of {p['of']}   ") + ("good" if p["good"] else "MISSED") for name, p in result["parity"].items()]
     if result["bench"]:
         rows += ["", "benchmark          tokens/s  TFLOP/s  of 989   version  peer tokens/s  ratio  (goal, aim)"]
@@ -147,6 +159,10 @@ def table_text(result):
         rows += [f"  {v['phase']:7} {v['batch']:3} {v['precision']:9} {v['experts']:8} {v['mode']:12} " +
                  (v["error"] if "error" in v else f"{v['tokens_per_s']:9.0f} tokens/s, graph breaks {v['graph_breaks']}")
                  for v in result["peer"]["variants"]]
+    for name, choices in result["kernels"].items():
+        if choices:
+            rows += ["", f"{name} took        ms   of  ways"]
+            rows += [f"{c['took']:20} {c['ms']:9.3f} {c['of']:4}  {c['ways'][:150]}" for c in choices]
     for name, table in result["profile"].items():
         for func, f in table.items():
             if not func.endswith((".update",)) and ".train" not in func:
@@ -160,7 +176,7 @@ def table_text(result):
 def main():
     directory, out = sys.argv[1:3]
     result = {"gpu": gpu_name(), "parts": read_parts(out), "parity": parity(directory, out), "bench": bench(out),
-              "profile": profile(out), "peer": read_peer(out)}
+              "kernels": kernels(out), "profile": profile(out), "peer": read_peer(out)}
     result["good"] = (all(p["status"] in ("ok", "not there") for p in result["parts"]) and
                       all(p["good"] for p in result["parity"].values()))
     with open(os.path.join(out, "result.json"), "w") as file:

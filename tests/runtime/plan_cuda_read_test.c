@@ -15,7 +15,10 @@ static const char steps[] =
     "  gemm m=4 n=8 k=8 ta=0 tb=0 a=act:0 lda=8 b=param:0 ldb=8 c=act:256 ldc=8 beta=1 type=bf16 ctype=bf16 "
     "epilogue=gelu_aux_bias bias=param:64 aux=act:1024 ldaux=8\n"
     "  memset grad:128 bytes=64\n"
-    "  launch moec_a blocks=2,2,2 threads=32 check=scatter_rows n=4 rows=9 status:0\n";
+    "  launch moec_a blocks=2,2,2 threads=32 check=scatter_rows n=4 rows=9 status:0\n"
+    "  launch moec_a blocks=1 threads=32 choice=1 option=mma act:0\n"
+    "  launch moec_a blocks=1 choice=1 option=wgmma threads=32 act:64\n"
+    "  memset act:0 bytes=64 choice=2 option=mma\n";
 
 static const Plan *read_steps(const char *text) {
   char all[4096];
@@ -25,7 +28,7 @@ static const Plan *read_steps(const char *text) {
 
 static void check_launches(const Plan *plan) {
   const PlanFunc *f = plan_func(plan, "f");
-  CHECK(f->step_count == 6 && plan->kernel_count == 2, "%d steps, %d kernels", f->step_count, plan->kernel_count);
+  CHECK(f->step_count == 9 && plan->kernel_count == 2, "%d steps, %d kernels", f->step_count, plan->kernel_count);
   const StepLaunch *a = &f->steps[0].launch, *b = &f->steps[1].launch, *c = &f->steps[5].launch;
   CHECK(f->steps[0].kind == STEP_LAUNCH && a->blocks[0] == 12 && a->blocks[1] == 3 && a->blocks[2] == 1, "blocks");
   CHECK(a->threads == 128 && a->shared == 1024 && a->check == CHECK_NONE, "threads, shared");
@@ -54,6 +57,15 @@ static void check_others(const Plan *plan) {
   const StepMemset *zero = &f->steps[4].memset;
   CHECK(f->steps[4].kind == STEP_MEMSET && zero->to.space == SPACE_GRAD && zero->to.offset == 128 && zero->bytes == 64,
         "memset");
+}
+
+static void check_options(const Plan *plan) {
+  const PlanStep *steps_of_f = plan_func(plan, "f")->steps;
+  static const char *const options[] = {"mma", "wgmma", "mma"};
+  CHECK(steps_of_f[5].choice == 0 && !steps_of_f[5].option, "a step of no choice");
+  for (int i = 0; i < 3; i++)
+    CHECK(steps_of_f[6 + i].choice == 1 + i / 2 && !strcmp(steps_of_f[6 + i].option, options[i]), "option %d", i);
+  CHECK(steps_of_f[7].launch.operand_count == 1 && steps_of_f[7].launch.threads == 32, "what stands around an option");
 }
 
 /* Reading ends in a child with FAIL_BUG and this message. */
@@ -85,6 +97,10 @@ int main(void) {
   const Plan *plan = read_steps(steps);
   check_launches(plan);
   check_others(plan);
+  check_options(plan);
+  check_refusal("  memset act:0 bytes=64 choice=2 option=mma\n", "choice=2: expected 1");
+  check_refusal("  memset act:0 bytes=64 choice=1\n", "choice= and option= belong together");
+  check_refusal("  memset act:0 bytes=64 choice=0 option=mma\n", "choices count from 1");
   check_refusal("  launch a threads=32 act:0\n", "blocks=, and threads= of at most 1024 expected");
   check_refusal("  launch a blocks=1 threads=2048 act:0\n", "threads= of at most 1024");
   check_refusal("  launch a blocks=1,2,3,4 threads=32\n", "at most three numbers");
@@ -98,6 +114,14 @@ int main(void) {
                 "are numbers in a plan for CUDA");
   check_refusal("  gemm m=4 n=5 k=6 ta=0 tb=1 a=act:0 lda=6 b=act:0 ldb=6 c=act:256 ldc=5 beta=0 epilogue=relu\n",
                 "no epilogue is called 'relu'");
+  check_refusal("  gemm m=4 n=5 k=6 ta=0 tb=1 a=act:0 lda=6 b=act:0 ldb=6 c=act:256 ldc=5 beta=0 epilogue=dgelu_bgrad "
+                "bias=act:0 aux=act:512 ldaux=4\n",
+                "the epilogue wants bias= and aux= with ldaux= of at least n");
+  check_refusal("  gemm m=4 n=5 k=6 ta=0 tb=1 a=act:0 lda=6 b=act:0 ldb=6 c=act:256 ldc=5 beta=0 epilogue=dgelu "
+                "bias=act:0 aux=act:512 ldaux=8\n",
+                "the epilogue wants no bias= and aux=");
+  check_refusal("  gemm m=4 n=5 k=6 ta=0 tb=1 a=act:0 lda=6 b=act:0 ldb=6 c=act:256 ldc=5 beta=0 add=act:512 ldadd=8\n",
+                "add= wants beta=1");
   printf("plan for CUDA: ok\n");
   return 0;
 }

@@ -107,7 +107,7 @@ def test_run(t):
     """What an uninterrupted run leaves behind."""
     r = t.dir("whole")
     run(t.trainer, "train", "--data", t.data, "--out", r, "--eval-every=8", "--checkpoint-every=7", "--steps=24", "--routing-every=3")
-    assert sorted(os.listdir(r)) == ["checkpoints", "config.json", "log.txt", "metrics.jsonl", "model.ir", "routing.jsonl",
+    assert sorted(os.listdir(r)) == ["checkpoints", "config.json", "log.txt", "memory.json", "metrics.jsonl", "model.ir", "routing.jsonl",
                                      "tokenizer", "tuning.json"]
     assert sorted(os.listdir(os.path.join(r, "checkpoints"))) == [f"step-{s:08d}" for s in (7, 10, 14, 21, 24)]
     log = lines(r)
@@ -172,6 +172,8 @@ def test_resume(t):
             process.send_signal(signal.SIGKILL)
             process.communicate()
             kills += 1
+    else:  # a slow machine does not come to the end within any of the times
+        run(*words, "--resume")
     reference = t.dir("not_killed")
     run(*[reference if w == killed else w for w in words])
     assert kills > 2, kills

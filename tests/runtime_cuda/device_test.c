@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "runtime/cuda/compile.h"
 #include "runtime/cuda/libraries.h"
 #include "runtime/error.h"
 #include "runtime/execute.h"
@@ -14,7 +15,7 @@
 static const char plan_text[] =
     "moec-plan 1 target=cuda module=toy task=lm\n"
     "arena act=4096\n"
-    "run steps=1 batch=1 accumulate=1 sequence=4 vocabulary=7 tokens=4 segments=1\n"
+    "run steps=1 batch=3 accumulate=3 sequence=4 vocabulary=7 tokens=4 segments=1\n"
     "table t size=64 segments=1 params=1\n"
     "  segment 0 offset=0 size=64 decay=0 birth=0\n"
     "  param w offset=0 shape=2,4 segment=0 init=zeros\n"
@@ -24,11 +25,16 @@ static const char plan_text[] =
     "  arg scale f32 shape= at=act:512\n"
     "  result y f32 shape=3,4 at=act:1024\n"
     "  result sum f32 shape= at=act:2048\n"
+    "  result way f32 shape= at=act:3072\n"
     "  result grad @w f32 shape=2,4 at=grad:0\n"
     "  gemm m=3 n=4 k=2 ta=0 tb=0 a=act:0 lda=2 b=param:0 ldb=4 c=act:1024 ldc=4 beta=0   # %y m.lua:7\n"
     "  memset grad:0 bytes=256\n"
     "  launch toy blocks=1 threads=32 act:1024 act:512 act:2048 grad:0 seed:0 tag:5 null   # m.lua:8\n"
-    "  launch toy_check blocks=1 threads=32 check=route n=3 k=1 bound=3 act:512 status:0 tag:3   # m.lua:9\n"
+    "  launch hopper_way blocks=1 threads=32 choice=1 option=hopper act:3072\n"
+    "  launch toy_way blocks=1 threads=32 choice=1 option=slow act:3072 tag:1\n"
+    "  launch toy_way blocks=1 threads=32 choice=1 option=slow act:3072 tag:300000\n"
+    "  launch toy_way blocks=1 threads=32 choice=1 option=fast act:3072 tag:2\n"
+    "  launch toy_check blocks=1 threads=32 check=route n=3 k=1 bound=3 act:512 status:0 tag:7   # m.lua:9\n"
     "end\n";
 
 /* y *= scale; sum = the sum of y, and seed + 5; grad = scale. A negative scale is a mistake of the user's. */
@@ -46,11 +52,17 @@ static const char kernel_text[] =
     "    *sum = total;\n"
     "  }\n"
     "}\n"
+    "extern \"C\" __global__ void toy_way(float *way, long long work) {\n"
+    "  if (threadIdx.x != 0) return;\n"
+    "  for (long long i = 0; i < work; i++) *way = (float)(i + 1);\n"
+    "}\n"
     "extern \"C\" __global__ void toy_check(const float *scale, long long *status, long long site) {\n"
     "  if (threadIdx.x == 0 && *scale < 0) {\n"
     "    status[0] = 1; status[1] = site; status[2] = 2; status[3] = 4;\n"
     "  }\n"
-    "}\n";
+    "}\n"
+    "//@unit hopper_way arch=sm_90a\n"
+    "this is no CUDA\n";
 
 static const PlanFunc *train;
 
@@ -88,7 +100,10 @@ static void check_gradients(Executor *ex, Arenas *arenas) {
 #define MISTAKE "--mistake" /* argument of the second process */
 
 static Executor *executor_of(const Plan *plan) {
-  static PayloadSection sections[] = {{"kernels.cu", (const uint8_t *)kernel_text, sizeof kernel_text - 1}};
+  static char text[8192];
+  snprintf(text, sizeof text, "%s%s", kernel_text, cuda_runtime_unit);
+  static PayloadSection sections[] = {{"kernels.cu", (const uint8_t *)text, 0}};
+  sections[0].size = strlen(text);
   static Payload payload = {.sections = sections, .count = 1};
   Executor *ex = executor_new(plan, &payload);
   executor_set_seed(ex, 100);
@@ -123,6 +138,42 @@ static void check_mistake(void) {
         "%s", text);
 }
 
+/* The product, and the faster of the two ways that the device has kernels for. */
+static void check_choices(const Executor *ex) {
+  int count;
+  const ProductChoice *choices = executor_choices(ex, &count);
+  CHECK(count == 2 && !strcmp(choices[0].kind, "product") && !strcmp(choices[1].kind, "kernel"), "%d choices", count);
+  CHECK(!strcmp(choices[1].algorithm, "fast") && choices[1].candidates == 2 &&
+            strstr(choices[1].shape, "slow: toy_way 1, toy_way 1; fast: toy_way 1"),
+        "%s of %s", choices[1].algorithm, choices[1].shape);
+  CHECK(executor_scalar(ex, train, "way") == 2, "the way that is taken gives %g", executor_scalar(ex, train, "way"));
+}
+
+#define ASKED "--asked" /* argument of the second process */
+
+/* What the user names is taken untimed; names that no option has are passed over. */
+static void take_asked(const Plan *plan) {
+  Executor *ex = executor_of(plan);
+  executor_set_table(ex, arenas_of(ex, plan, 2));
+  run(ex, 1, 2);
+  int count;
+  executor_choices(ex, &count);
+  CHECK(executor_scalar(ex, train, "way") == 300000 && count == 1, "asked for slow: %g, %d choices",
+        executor_scalar(ex, train, "way"), count);
+}
+
+static void check_asked(void) {
+  int status;
+  pid_t child = fork();
+  if (child == 0) {
+    setenv("MOEC_CUDA_OPTIONS", "other,hopper,slow", 1);
+    execl("/proc/self/exe", "device_test", ASKED, (char *)NULL);
+    _exit(127);
+  }
+  waitpid(child, &status, 0);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "asked for a way: status %d", status);
+}
+
 int main(int argc, char **argv) {
   const char *problem = getenv("MOEC_CUDA_PATH") ? cuda_open(CUDA_DRIVER) : "no MOEC_CUDA_PATH";
   if (problem) {
@@ -135,7 +186,12 @@ int main(int argc, char **argv) {
     make_mistake(plan);
     return 0;
   }
+  if (argc > 1 && strcmp(argv[1], ASKED) == 0) {
+    take_asked(plan);
+    return 0;
+  }
   check_mistake();
+  check_asked();
   Executor *ex = executor_of(plan);
   Arenas *first = arenas_of(ex, plan, 2), *second = arenas_of(ex, plan, 3);
   executor_set_table(ex, first);
@@ -146,9 +202,7 @@ int main(int argc, char **argv) {
   executor_set_table(ex, first);
   run(ex, 5, 2);
   check_gradients(ex, first);
-  int choices;
-  executor_choices(ex, &choices);
-  CHECK(choices == 1, "one product, %d choices", choices);
+  check_choices(ex);
   arenas_free(first);
   arenas_free(second);
   executor_free(ex);

@@ -375,6 +375,10 @@ bool simulator_has_entry(const SimulatorUnit *unit, const char *entry) {
   return dlsym(unit->library, (std::string("simulator_enter_") + entry).c_str()) != nullptr;
 }
 
+bool simulator_is_simulated(void) {
+  return true;
+}
+
 bool simulator_runs(const char *arch) {
   return strcmp(arch, "sm_90a") == 0;
 }

@@ -15,7 +15,7 @@
 #include "runtime/cuda/functions.def"
 #undef FUNCTION
 
-enum { STATUS_INVALID_VALUE = 7, STATUS_NOT_SUPPORTED = 15, STATUS_EXECUTION_FAILED = 13, ALGORITHMS = 2 };
+enum { STATUS_INVALID_VALUE = 7, STATUS_EXECUTION_FAILED = 13, ALGORITHMS = 2, AUX_LD_MULTIPLE = 8 };
 
 struct cublasLtContext {
   int unused;
@@ -52,7 +52,7 @@ size_t cublasLtGetVersion(void) {
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *description, cublasComputeType_t compute,
                                         cudaDataType_t scale) {
   if (compute != CUBLAS_COMPUTE_32F || scale != CUDA_R_32F)
-    return STATUS_NOT_SUPPORTED;
+    return CUBLAS_STATUS_NOT_SUPPORTED;
   *description = calloc(1, sizeof **description);
   (*description)->epilogue = CUBLASLT_EPILOGUE_DEFAULT;
   (*description)->bias_type = -1;
@@ -146,6 +146,16 @@ static bool fits(cublasLtMatmulDesc_t description, cublasLtMatrixLayout_t a, cub
   return same && types;
 }
 
+static bool has_aux(int epilogue) {
+  return epilogue == CUBLASLT_EPILOGUE_GELU_AUX || epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS ||
+         epilogue == CUBLASLT_EPILOGUE_DGELU || epilogue == CUBLASLT_EPILOGUE_DGELU_BGRAD;
+}
+
+/* The library has no kernel for rows of aux that 16-byte accesses of bf16 do not fit. */
+static bool has_kernel(cublasLtMatmulDesc_t description) {
+  return !has_aux(description->epilogue) || description->aux_ld % AUX_LD_MULTIPLE == 0;
+}
+
 static cublasLtMatmulHeuristicResult_t result_of(int algorithm) {
   cublasLtMatmulHeuristicResult_t result = {.state = CUBLAS_STATUS_SUCCESS, .wavesCount = 1};
   result.algo.data[0] = (uint64_t)algorithm;
@@ -160,6 +170,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
   (void)handle, (void)preference;
   if (!fits(description, a, b, c, d))
     return STATUS_INVALID_VALUE;
+  if (!has_kernel(description))
+    return CUBLAS_STATUS_NOT_SUPPORTED;
   *found = wanted < ALGORITHMS ? wanted : ALGORITHMS;
   for (int i = 0; i < *found; i++)
     results[i] = result_of(i + 1);
@@ -171,8 +183,8 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDe
                                        cublasLtMatrixLayout_t d, const cublasLtMatmulAlgo_t *algorithm,
                                        cublasLtMatmulHeuristicResult_t *result) {
   (void)handle;
-  if (algorithm->data[0] < 1 || algorithm->data[0] > ALGORITHMS)
-    return STATUS_NOT_SUPPORTED;
+  if (algorithm->data[0] < 1 || algorithm->data[0] > ALGORITHMS || !has_kernel(description))
+    return CUBLAS_STATUS_NOT_SUPPORTED;
   *result = result_of((int)algorithm->data[0]);
   return fits(description, a, b, c, d) ? CUBLAS_STATUS_SUCCESS : STATUS_INVALID_VALUE;
 }
@@ -256,17 +268,13 @@ static int bias_type(const Product *p) {
 }
 
 static bool adds_bias(int epilogue) {
-  return epilogue == CUBLASLT_EPILOGUE_BIAS || epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+  return epilogue == CUBLASLT_EPILOGUE_BIAS || epilogue == CUBLASLT_EPILOGUE_GELU_BIAS ||
+         epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
 }
 
 static bool makes_bias(int epilogue) {
   return epilogue == CUBLASLT_EPILOGUE_DGELU_BGRAD || epilogue == CUBLASLT_EPILOGUE_BGRADA ||
          epilogue == CUBLASLT_EPILOGUE_BGRADB;
-}
-
-static bool has_aux(int epilogue) {
-  return epilogue == CUBLASLT_EPILOGUE_GELU_AUX || epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS ||
-         epilogue == CUBLASLT_EPILOGUE_DGELU || epilogue == CUBLASLT_EPILOGUE_DGELU_BGRAD;
 }
 
 /* One element of the result before it is stored. */
@@ -276,6 +284,8 @@ static float finish(const Product *p, float x, int64_t i, int64_t j) {
   if (adds_bias(e->epilogue))
     x += load(e->bias, bias_type(p), i);
   switch (e->epilogue) {
+  case CUBLASLT_EPILOGUE_GELU_BIAS:
+    return gelu(x);
   case CUBLASLT_EPILOGUE_GELU_AUX:
   case CUBLASLT_EPILOGUE_GELU_AUX_BIAS:
     store(e->aux, p->d.layout.type, at, x);

@@ -173,8 +173,8 @@ static float of_bf16(uint16_t x) {
   return value;
 }
 
-static Matrix matrix_new(int64_t rows, int64_t columns, int type, CUstream stream) {
-  Matrix m = {rows, columns, rows + 3, type, calloc((size_t)(rows * columns), sizeof(double)), 0};
+static Matrix matrix_with_ld(int64_t rows, int64_t columns, int64_t ld, int type, CUstream stream) {
+  Matrix m = {rows, columns, ld, type, calloc((size_t)(rows * columns), sizeof(double)), 0};
   int64_t count = (columns - 1) * m.ld + rows;
   size_t bytes = (size_t)count * (type == CUDA_R_16BF ? 2 : 4);
   char *data = calloc(1, bytes);
@@ -193,6 +193,10 @@ static Matrix matrix_new(int64_t rows, int64_t columns, int type, CUstream strea
   cuMemcpyHtoDAsync_v2(m.at, data, bytes, stream);
   free(data);
   return m;
+}
+
+static Matrix matrix_new(int64_t rows, int64_t columns, int type, CUstream stream) {
+  return matrix_with_ld(rows, columns, rows + 3, type, stream);
 }
 
 static void matrix_free(Matrix *m) {
@@ -227,24 +231,27 @@ typedef struct Case {
   int type, result_type;
   float beta;
   int epilogue, algorithm;
+  bool elsewhere; /* what is added does not stand where the result goes */
 } Case;
 
-enum { M = 7, N = 5, K = 11 };
+enum { M = 7, N = 5, K = 11, AUX_LD = 16 };
 
 static bool near(double found, double expected, const Case *c) {
   return fabs(found - expected) <= (c->result_type == CUDA_R_16BF ? 8e-3 : 2e-5) * (1 + fabs(expected));
 }
 
 /* d as the case wants it, before it is stored; *before: what a forward GELU keeps. */
-static double expected_element(const Case *c, const Matrix *a, const Matrix *b, const Matrix *d, const Matrix *bias,
+static double expected_element(const Case *c, const Matrix *a, const Matrix *b, const Matrix *added, const Matrix *bias,
                                const Matrix *aux, int64_t i, int64_t j, double *before) {
-  double sum = (double)c->beta * d->value[j * M + i];
+  double sum = (double)c->beta * added->value[j * M + i];
   for (int64_t k = 0; k < K; k++)
     sum += operand(a, c->transpose_a, i, k) * operand(b, c->transpose_b, k, j);
-  if (c->epilogue == CUBLASLT_EPILOGUE_BIAS || c->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS)
+  if (c->epilogue == CUBLASLT_EPILOGUE_BIAS || c->epilogue == CUBLASLT_EPILOGUE_GELU_BIAS ||
+      c->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS)
     sum += bias->value[i];
   *before = sum;
-  if (c->epilogue == CUBLASLT_EPILOGUE_GELU_AUX || c->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS)
+  if (c->epilogue == CUBLASLT_EPILOGUE_GELU_AUX || c->epilogue == CUBLASLT_EPILOGUE_GELU_BIAS ||
+      c->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS)
     return gelu(sum);
   const double x = aux->value[j * M + i], step = 1e-5;
   bool backward = c->epilogue == CUBLASLT_EPILOGUE_DGELU || c->epilogue == CUBLASLT_EPILOGUE_DGELU_BGRAD;
@@ -268,8 +275,9 @@ static bool makes_bias(int epilogue) {
          epilogue == CUBLASLT_EPILOGUE_BGRADB;
 }
 
-static cublasStatus_t multiply(const Case *c, const Matrix *a, const Matrix *b, const Matrix *d, const Matrix *bias,
-                               const Matrix *aux, CUstream stream) {
+/* d = epilogue(op(a) op(b) + beta added); what the search for algorithms says where it finds none. */
+static cublasStatus_t multiply(const Case *c, const Matrix *a, const Matrix *b, const Matrix *added, const Matrix *d,
+                               const Matrix *bias, const Matrix *aux, CUstream stream) {
   cublasLtHandle_t handle;
   cublasLtMatmulDesc_t description;
   cublasLtMatmulPreference_t preference;
@@ -285,19 +293,19 @@ static cublasStatus_t multiply(const Case *c, const Matrix *a, const Matrix *b, 
   cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias->at, 8);
   cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &aux->at, 8);
   cublasLtMatmulDescSetAttribute(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &aux->ld, 8);
-  cublasLtMatrixLayout_t la = layout_of(a), lb = layout_of(b), ld = layout_of(d);
+  cublasLtMatrixLayout_t la = layout_of(a), lb = layout_of(b), lc = layout_of(added), ld = layout_of(d);
   cublasLtMatmulPreferenceCreate(&preference);
-  expect(cublasLtMatmulAlgoGetHeuristic(handle, description, la, lb, ld, ld, preference, 4, results, &found) ==
-                 CUBLAS_STATUS_SUCCESS &&
-             found == 2,
-         "two algorithms");
-  void *to = (void *)(uintptr_t)d->at;
   cublasStatus_t status =
-      cublasLtMatmul(handle, description, &alpha, (void *)(uintptr_t)a->at, la, (void *)(uintptr_t)b->at, lb, &c->beta,
-                     to, ld, to, ld, &results[c->algorithm].algo, NULL, 0, stream);
+      cublasLtMatmulAlgoGetHeuristic(handle, description, la, lb, lc, ld, preference, 4, results, &found);
+  expect(status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && found == 2), "two algorithms");
+  if (status == CUBLAS_STATUS_SUCCESS)
+    status = cublasLtMatmul(handle, description, &alpha, (void *)(uintptr_t)a->at, la, (void *)(uintptr_t)b->at, lb,
+                            &c->beta, (void *)(uintptr_t)added->at, lc, (void *)(uintptr_t)d->at, ld,
+                            &results[c->algorithm].algo, NULL, 0, stream);
   cublasLtMatmulPreferenceDestroy(preference);
   cublasLtMatrixLayoutDestroy(la);
   cublasLtMatrixLayoutDestroy(lb);
+  cublasLtMatrixLayoutDestroy(lc);
   cublasLtMatrixLayoutDestroy(ld);
   cublasLtMatmulDescDestroy(description);
   cublasLtDestroy(handle);
@@ -307,14 +315,15 @@ static cublasStatus_t multiply(const Case *c, const Matrix *a, const Matrix *b, 
 static void check_case(const Case *c, CUstream stream) {
   Matrix a = c->transpose_a ? matrix_new(K, M, c->type, stream) : matrix_new(M, K, c->type, stream);
   Matrix b = c->transpose_b ? matrix_new(N, K, c->type, stream) : matrix_new(K, N, c->type, stream);
-  Matrix d = matrix_new(M, N, c->result_type, stream), aux = matrix_new(M, N, c->result_type, stream);
+  Matrix d = matrix_new(M, N, c->result_type, stream), aux = matrix_with_ld(M, N, AUX_LD, c->result_type, stream);
+  Matrix other = matrix_with_ld(M, N, M, c->result_type, stream), added = c->elsewhere ? other : d;
   Matrix bias = matrix_new(M, 1, c->result_type, stream);
   double expected[M * N];
-  bool good = multiply(c, &a, &b, &d, &bias, &aux, stream) == CUBLAS_STATUS_SUCCESS;
+  bool good = multiply(c, &a, &b, &added, &d, &bias, &aux, stream) == CUBLAS_STATUS_SUCCESS;
   for (int64_t j = 0; j < N; j++)
     for (int64_t i = 0; i < M; i++) {
       double before;
-      expected[j * M + i] = expected_element(c, &a, &b, &d, &bias, &aux, i, j, &before);
+      expected[j * M + i] = expected_element(c, &a, &b, &added, &bias, &aux, i, j, &before);
       good = good && near(matrix_read(&d, i, j), expected[j * M + i], c);
       bool keeps = c->epilogue == CUBLASLT_EPILOGUE_GELU_AUX || c->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
       good = good && near(matrix_read(&aux, i, j), keeps ? before : aux.value[j * M + i], c);
@@ -325,31 +334,65 @@ static void check_case(const Case *c, CUstream stream) {
   snprintf(what, sizeof what, "a product: transposed %d %d, types %d %d, beta %g, epilogue %d, algorithm %d",
            c->transpose_a, c->transpose_b, c->type, c->result_type, (double)c->beta, c->epilogue, c->algorithm);
   expect(good, what);
-  Matrix *all[] = {&a, &b, &d, &aux, &bias};
-  for (int i = 0; i < 5; i++)
+  Matrix *all[] = {&a, &b, &d, &other, &aux, &bias};
+  for (int i = 0; i < 6; i++)
     matrix_free(all[i]);
 }
 
 static void check_products(CUstream stream) {
-  static const int epilogues[] = {CUBLASLT_EPILOGUE_DEFAULT,  CUBLASLT_EPILOGUE_BIAS,
-                                  CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
-                                  CUBLASLT_EPILOGUE_DGELU,    CUBLASLT_EPILOGUE_DGELU_BGRAD,
-                                  CUBLASLT_EPILOGUE_BGRADA,   CUBLASLT_EPILOGUE_BGRADB};
+  static const int epilogues[] = {
+      CUBLASLT_EPILOGUE_DEFAULT,     CUBLASLT_EPILOGUE_BIAS,          CUBLASLT_EPILOGUE_GELU_BIAS,
+      CUBLASLT_EPILOGUE_GELU_AUX,    CUBLASLT_EPILOGUE_GELU_AUX_BIAS, CUBLASLT_EPILOGUE_DGELU,
+      CUBLASLT_EPILOGUE_DGELU_BGRAD, CUBLASLT_EPILOGUE_BGRADA,        CUBLASLT_EPILOGUE_BGRADB};
   static const int types[][2] = {{CUDA_R_32F, CUDA_R_32F}, {CUDA_R_16BF, CUDA_R_16BF}, {CUDA_R_16BF, CUDA_R_32F}};
-  for (int bits = 0; bits < 16; bits++)
+  for (int bits = 0; bits < 32; bits++)
     for (int t = 0; t < 3; t++)
       for (size_t e = 0; e < sizeof epilogues / sizeof epilogues[0]; e++)
-        check_case(
-            &(Case){bits & 1, bits >> 1 & 1, types[t][0], types[t][1], (float)(bits >> 2 & 1), epilogues[e], bits >> 3},
-            stream);
+        check_case(&(Case){bits & 1, bits >> 1 & 1, types[t][0], types[t][1], (float)(bits >> 2 & 1), epilogues[e],
+                           bits >> 3 & 1, bits >> 4},
+                   stream);
   Case c = {.type = CUDA_R_32F, .result_type = CUDA_R_32F, .epilogue = CUBLASLT_EPILOGUE_DEFAULT};
   Matrix a = matrix_new(M, K, CUDA_R_32F, stream), b = matrix_new(K, N, CUDA_R_32F, stream);
   Matrix d = matrix_new(M, N, CUDA_R_32F, stream), cut = a;
   CUstream failing;
   cuStreamCreate(&failing, CU_STREAM_NON_BLOCKING);
   cut.at += sizeof(float);
-  expect(multiply(&c, &cut, &b, &d, &d, &d, failing) != CUBLAS_STATUS_SUCCESS,
+  expect(multiply(&c, &cut, &b, &d, &d, &d, &d, failing) != CUBLAS_STATUS_SUCCESS,
          "a product that reads behind its memory");
+}
+
+/* An epilogue that leaves its vector or its matrix is caught; what the library has no kernel for is refused. */
+static void check_epilogue_faults(CUstream stream) {
+  static const struct {
+    int epilogue;
+    int64_t bias, aux, ld; /* elements that there are; between columns of aux */
+    const char *what;
+  } faults[] = {
+      {CUBLASLT_EPILOGUE_BIAS, M - 1, 0, AUX_LD, "a bias that ends too early"},
+      {CUBLASLT_EPILOGUE_BGRADB, N - 1, 0, AUX_LD, "a gradient of a bias that has no room"},
+      {CUBLASLT_EPILOGUE_DGELU_BGRAD, M - 1, N * AUX_LD, AUX_LD, "a gradient of a bias that has no room, with GELU's"},
+      {CUBLASLT_EPILOGUE_GELU_AUX_BIAS, M, (N - 1) * AUX_LD, AUX_LD, "an aux that has no room"},
+      {CUBLASLT_EPILOGUE_DGELU, M, (N - 1) * AUX_LD, AUX_LD, "an aux that ends too early"},
+      {CUBLASLT_EPILOGUE_GELU_AUX_BIAS, M, N * AUX_LD, M, "an aux without room for 16-byte accesses"}};
+  for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+    Case c = {.type = CUDA_R_32F, .result_type = CUDA_R_32F, .epilogue = faults[i].epilogue};
+    Matrix a = matrix_new(M, K, CUDA_R_32F, stream), b = matrix_new(K, N, CUDA_R_32F, stream);
+    Matrix d = matrix_new(M, N, CUDA_R_32F, stream), bias = d, aux = d;
+    bias.at = allocate((size_t)faults[i].bias * sizeof(float));
+    aux.at = allocate((size_t)(faults[i].aux ? faults[i].aux : 1) * sizeof(float));
+    aux.ld = faults[i].ld;
+    CUstream failing;
+    cuStreamCreate(&failing, CU_STREAM_NON_BLOCKING);
+    cublasStatus_t status = multiply(&c, &a, &b, &d, &d, &bias, &aux, failing);
+    expect(faults[i].ld == AUX_LD ? status != CUBLAS_STATUS_SUCCESS && status != CUBLAS_STATUS_NOT_SUPPORTED
+                                  : status == CUBLAS_STATUS_NOT_SUPPORTED,
+           faults[i].what);
+    cuMemFree_v2(bias.at);
+    cuMemFree_v2(aux.at);
+    matrix_free(&a);
+    matrix_free(&b);
+    matrix_free(&d);
+  }
 }
 
 int main(void) {
@@ -367,6 +410,7 @@ int main(void) {
   check_kernels(stream);
   check_report(path);
   check_products(stream);
+  check_epilogue_faults(stream);
   unlink(path);
   printf("%d failures\n", failures);
   return failures > 0;
