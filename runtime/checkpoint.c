@@ -303,8 +303,10 @@ CheckpointState checkpoint_read_state(const char *checkpoint) {
   };
   if (!json_unsigned(json_member(r.root, "seed"), &s.seed))
     state_damaged(&r, "seed");
-  for (int i = 0; i < LOG_COUNT; i++)
-    s.log_offset[i] = take_integer(&r, logs, log_file[i]);
+  if (!logs)
+    state_damaged(&r, "logs");
+  for (int i = 0; i < LOG_COUNT; i++) /* 0: a log that no trainer wrote when this checkpoint was made */
+    s.log_offset[i] = json_member(logs, log_file[i]) ? take_integer(&r, logs, log_file[i]) : 0;
   return s;
 }
 
