@@ -1,11 +1,12 @@
 /* moec compare: many models on the same data, seeds and budget.
  *
  * In: a specification (frontend/lua/moec/compare.lua checks it). Out: a directory with
- *   trainers/HASH               one trainer for every distinct configuration; HASH is that of script, configuration,
- * target NAME/SETTING/seed-N/        a run directory, with evaluation.jsonl (what the trainer's eval says of the final
- *                               checkpoint) and done.json, which is written last and marks the run as finished
- *   NAME/SETTING/seed-N.out     what the trainer said
- *   NAME/SETTING/search/V/... the same of the search's runs, V the value tried
+ *
+ *   trainers/HASH              one trainer per distinct configuration; of script, configuration and target
+ *   NAME/SETTING/seed-N/       a run directory; in it evaluation.jsonl, what the trainer's eval says of the
+ *                              final checkpoint, and done.json, written last: the run is finished
+ *   NAME/SETTING/seed-N.out    what the trainer said
+ *   NAME/SETTING/search/V/...  the same of the search's runs, V the value tried
  *   table.md, table.json, report.html
  *
  * A setting is a run of the specification with one choice of the swept keys. What holds: a job's directory, trainer and
