@@ -104,20 +104,27 @@ static bool find_kept(const Finder *s, const Samples *body, ValueId product, Cud
   return false;
 }
 
-static bool is_column_sum_of(const Finder *s, const Samples *body, ValueId v, const double sum[EPILOGUE_SAMPLES]) {
+/* The library gives column sums in the type of the result; a sum in f32 is widened from that. */
+static bool can_give_sums(const Finder *s, ValueId sum, DType result) {
+  return dtype_of(s, sum) == DTYPE_F32 || dtype_of(s, sum) == result;
+}
+
+static bool is_column_sum_of(const Finder *s, const Samples *body, ValueId v, const CudaPair *pair,
+                             const double sum[EPILOGUE_SAMPLES]) {
   const Inst *inst = &s->f->insts[s->f->values[v].inst];
-  return row_is_column_sum(s->f, inst) && dtype_of(s, v) == DTYPE_F32 &&
+  return row_is_column_sum(s->f, inst) && can_give_sums(s, v, dtype_of(s, pair->result)) &&
          samples_equal(body->number[inst->input[0]], sum);
 }
 
-/* Whether a result of the kernel follows from the product. */
-static bool follows(const Samples *body, ValueId result, ValueId product) {
+/* Whether a result of the kernel follows from the product otherwise than by way of `given`, which may be NO_VALUE. */
+static bool follows(const Samples *body, ValueId result, ValueId product, ValueId given) {
   const Func *f = body->f;
   bool *from = arena_alloc(f->module->arena, body->last - body->first + 1);
   for (uint32_t k = body->first; k <= body->last; k++)
     for (int i = 0; i < f->insts[k].input_count; i++) {
       const Value *value = &f->values[f->insts[k].input[i]];
-      bool inside = value->kind == VALUE_RESULT && value->inst >= body->first && value->inst < k;
+      bool inside =
+          value->kind == VALUE_RESULT && value->inst >= body->first && value->inst < k && f->insts[k].input[i] != given;
       from[k - body->first] |= f->insts[k].input[i] == product || (inside && from[value->inst - body->first]);
     }
   return from[f->values[result].inst - body->first];
@@ -134,9 +141,9 @@ static bool sort_results(const Finder *s, const Samples *body, ValueId product, 
   for (uint32_t k = 0; pair->result != NO_VALUE && k < vec_len(results); k++) {
     if (results[k] == pair->result)
       continue;
-    if (pair->bias == NO_VALUE && is_column_sum_of(s, body, results[k], gradient))
+    if (pair->bias == NO_VALUE && is_column_sum_of(s, body, results[k], pair, gradient))
       pair->bias = results[k];
-    else if (!follows(body, results[k], product))
+    else if (!follows(body, results[k], product, NO_VALUE))
       vec_push(s->l->arena, pair->rest, results[k]);
     else
       return false;
@@ -157,6 +164,29 @@ static bool find_gelu_gradient(const Finder *s, const Samples *body, ValueId pro
     pair->epilogue = pair->bias == NO_VALUE ? EPILOGUE_DGELU : EPILOGUE_DGELU_BGRAD;
     return true;
   }
+  return false;
+}
+
+/* A result that is the product, a bias and a matrix, from which all the others follow: what a layer norm's kernel makes
+ * of a residual connection. The rest is done by a kernel that reads the sum. */
+static bool find_residual(const Finder *s, const Samples *body, ValueId product, CudaPair *pair,
+                          const ValueId *results) {
+  for (uint32_t i = 0; i < vec_len(results); i++) {
+    const ValueId sum = results[i];
+    bool alone = type_elements(s->l->module, s->f->values[sum].type) ==
+                     type_elements(s->l->module, s->f->values[product].type) &&
+                 find_sum(s, body, product, pair, sum) && pair->residual != NO_VALUE;
+    pair->rest = NULL;
+    for (uint32_t k = 0; alone && k < vec_len(results); k++) {
+      alone = results[k] == sum || !follows(body, results[k], product, sum);
+      if (results[k] != sum)
+        vec_push(s->l->arena, pair->rest, results[k]);
+    }
+    if (alone)
+      return true;
+  }
+  pair->residual = pair->bias = NO_VALUE;
+  pair->rest = NULL;
   return false;
 }
 
@@ -181,6 +211,8 @@ static const char *find_behind(const Finder *s, uint32_t product, CudaPair *pair
   if (vec_len(results) == 1 && find_sum(s, &body, v, pair, results[0]))
     return NULL;
   pair->residual = NO_VALUE;
+  if (vec_len(results) > 1 && find_residual(s, &body, v, pair, results))
+    return NULL;
   if ((vec_len(results) == 2 && find_kept(s, &body, v, pair, results)) ||
       find_gelu_gradient(s, &body, v, pair, results))
     return NULL;
@@ -219,12 +251,13 @@ static uint32_t first_reader(const Func *f, ValueId v) {
 static bool find_beside(const Finder *s, uint32_t product, CudaPair *pair) {
   const Inst *inst = &s->f->insts[product];
   const ValueId operand = behind_casts(s->f, inst->input[0]);
-  if (!inst_int(inst, ATTRIBUTE_ta, 0) || dtype_of(s, inst->output[0]) != DTYPE_F32)
+  const DType result = dtype_of(s, inst->output[0]);
+  if (!inst_int(inst, ATTRIBUTE_ta, 0))
     return false;
   for (uint32_t first = 0; first < vec_len(s->f->insts); first = kernel_end(s->f, first) + 1) {
     const uint32_t last = kernel_end(s->f, first);
     const ValueId sum = s->f->insts[last].output_count ? s->f->insts[last].output[0] : NO_VALUE;
-    if (s->pairs[first] || !row_is_column_sum(s->f, &s->f->insts[last]) || dtype_of(s, sum) != DTYPE_F32 ||
+    if (s->pairs[first] || !row_is_column_sum(s->f, &s->f->insts[last]) || !can_give_sums(s, sum, result) ||
         behind_casts(s->f, s->f->insts[last].input[0]) != operand)
       continue;
     const ValueId *results = kernel_results(s, first, last);

@@ -29,7 +29,7 @@ typedef struct CudaPair {
   ValueId result;       /* what the product gives with its epilogue */
   ValueId bias;         /* the vector it adds, or the column sums; NO_VALUE: none */
   ValueId aux, residual;
-  ValueId *rest; /* arena vector: what else the kernel gives */
+  ValueId *rest; /* arena vector: what else the kernel gives, of the product only by way of `result` */
 } CudaPair;
 
 /* The body of a kernel at a few points. Operands from outside are random numbers of their own; what is not analytic, or

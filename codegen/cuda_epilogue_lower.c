@@ -119,7 +119,8 @@ static void launch_part(Lower *l, Part *p, uint32_t first, const ValueId *result
   cuda_row_kernel(l, call, pair->first, pair->last);
 }
 
-/* By instruction of the kernel, counted from its first: whether a result of the rest follows from it. */
+/* By instruction of the kernel, counted from its first: whether a result of the rest follows from it, otherwise than by
+ * way of what the product with its epilogue gives. */
 static bool *find_needed(Lower *l, const CudaPair *pair) {
   const Func *f = l->func;
   bool *needed = arena_alloc(l->arena, pair->last - pair->first + 1);
@@ -128,7 +129,8 @@ static bool *find_needed(Lower *l, const CudaPair *pair) {
   for (uint32_t k = pair->last + 1; k-- > pair->first;)
     for (int i = 0; needed[k - pair->first] && i < f->insts[k].input_count; i++) {
       const Value *value = &f->values[f->insts[k].input[i]];
-      if (value->kind == VALUE_RESULT && value->inst >= pair->first && value->inst < k)
+      if (value->kind == VALUE_RESULT && value->inst >= pair->first && value->inst < k &&
+          f->insts[k].input[i] != pair->result)
         needed[value->inst - pair->first] = true;
     }
   return needed;
@@ -140,7 +142,8 @@ static void lower_rest(Lower *l, const CudaPair *pair) {
   for (uint32_t k = pair->first; k <= pair->last; k++)
     for (int i = 0; needed[k - pair->first] && i < l->func->insts[k].input_count; i++) {
       const Value *value = &l->func->values[l->func->insts[k].input[i]];
-      if (value->kind != VALUE_RESULT || value->inst < pair->first || value->inst > pair->last)
+      if (value->kind != VALUE_RESULT || value->inst < pair->first || value->inst > pair->last ||
+          l->func->insts[k].input[i] == pair->result)
         copy_operand(l, &part, l->func->insts[k].input[i]);
     }
   const uint32_t first = vec_len(part.f->insts);
@@ -216,7 +219,7 @@ static void widen_sums(Lower *l, const CudaPair *pair, Place from) {
 static void lower_with_epilogue(Lower *l, const CudaPair *pair) {
   const Type type = lower_type(l, pair->result);
   const bool sums = pair->epilogue == EPILOGUE_DGELU_BGRAD || pair->epilogue == EPILOGUE_BGRADB;
-  const bool narrow = sums && type.dtype == DTYPE_BF16;
+  const bool narrow = sums && type.dtype == DTYPE_BF16 && lower_type(l, pair->bias).dtype == DTYPE_F32;
   Place bias = {.storage = NO_STORAGE};
   if (narrow) {
     const int64_t bytes = type_columns(l->module, type) * (int64_t)dtype_size(type.dtype);

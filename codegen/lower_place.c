@@ -40,11 +40,10 @@ static const Param *find_param(const Func *f, const Table *table, const char *na
   return p;
 }
 
-static bool is_update(const Func *f) {
-  if (!f->table)
-    return false;
-  size_t length = strlen(f->table->name);
-  return strncmp(f->name, f->table->name, length) == 0 && strcmp(f->name + length, ".update") == 0;
+/* Element `offset` of an arena of the function's table. */
+static Target arena_target(const Func *f, Space space, int64_t offset) {
+  return (Target){space, space == SPACE_GRAD ? table_gradient_bytes(f->module, f->table, offset)
+                                             : offset * (int64_t)dtype_size(DTYPE_F32)};
 }
 
 /* "p" and "p.bf16" of TABLE.copies: the whole arenas. */
@@ -63,14 +62,14 @@ static bool segment_target(const Func *f, const char *name, Target *target) {
   const char *letter = name[0] ? strchr(letters, name[0]) : NULL;
   const char *rest = letter ? name + 1 + strspn(name + 1, "0123456789") : name;
   bool copies = *letters == name[0] && strcmp(rest, copy) == 0;
-  if (!is_update(f) || !letter || rest == name + 1 || (*rest && !copies))
+  if (!func_is_update(f) || !letter || rest == name + 1 || (*rest && !copies))
     return false;
   unsigned long index = strtoul(name + 1, NULL, 10);
   if (index >= vec_len(f->table->segments))
     ir_bug("%s: %s names a segment that table @%s does not have", f->name, name, f->table->name);
   const Segment *segment = &f->table->segments[index];
   *target = copies ? (Target){SPACE_PARAM_BF16, segment->offset * (int64_t)dtype_size(DTYPE_BF16)}
-                   : (Target){spaces[letter - letters], segment->offset * (int64_t)sizeof(float)};
+                   : arena_target(f, spaces[letter - letters], segment->offset);
   return true;
 }
 
@@ -84,8 +83,7 @@ static bool result_target(const Func *f, const char *label, Target *target) {
   for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++) {
     size_t length = strlen(prefixes[i].prefix);
     if (strncmp(label, prefixes[i].prefix, length) == 0) {
-      int64_t offset = find_param(f, f->table, label + length)->offset;
-      *target = (Target){prefixes[i].space, offset * (int64_t)sizeof(float)};
+      *target = arena_target(f, prefixes[i].space, find_param(f, f->table, label + length)->offset);
       return true;
     }
   }
@@ -112,8 +110,8 @@ static void place_input(Lower *l, ValueId v) {
   const Value *value = &l->func->values[v];
   Target target = {SPACE_ACT, 0};
   if (value->kind == VALUE_PARAMETER) {
-    target.space = parameter_space(l->func, value);
-    target.offset = find_param(l->func, value->table, value->parameter)->offset * (int64_t)sizeof(float);
+    const int64_t offset = find_param(l->func, value->table, value->parameter)->offset;
+    target = arena_target(l->func, parameter_space(l->func, value), offset);
   } else if (!segment_target(l->func, value->name, &target)) {
     table_target(l->func, value->name, &target);
   }

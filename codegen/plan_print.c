@@ -38,8 +38,8 @@ static void print_live(const FuncPlan *plan, Type type, FILE *out) {
 /* ---------------------------------------------------------------- head */
 
 static void print_table(const Module *m, const Table *t, FILE *out) {
-  fprintf(out, "table %s size=%" PRId64 " segments=%u params=%u\n", t->name, t->size, vec_len(t->segments),
-          vec_len(t->params));
+  fprintf(out, "table %s size=%" PRId64 " gradients=%" PRId64 " segments=%u params=%u\n", t->name, t->size,
+          table_gradient_bytes(m, t, t->size), vec_len(t->segments), vec_len(t->params));
   for (uint32_t i = 0; i < vec_len(t->segments); i++) {
     const Segment *s = &t->segments[i];
     fprintf(out, "  segment %u offset=%" PRId64 " size=%" PRId64 " decay=%.17g birth=%d\n", i, s->offset, s->size,

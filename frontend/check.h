@@ -62,7 +62,6 @@ const TableValues *inputs_table(const CheckInputs *inputs, const Table *table);
 
 /* The function of the script that `func` is, or is a version of; one pointer for all versions. */
 const char *inputs_origin(const CheckInputs *inputs, const char *func);
-bool is_update_function(const Func *f);
 /* "p0", "g3", ...: an argument of an update that is a stretch of a table's arena. */
 bool is_segment_argument(const char *name);
 const Tensor *environment_argument(const EvalEnvironment *env, const char *name);

@@ -72,13 +72,6 @@ static Tensor *draw_tensor(const CheckInputs *in, const Type type, const char *n
 
 /* ---------------------------------------------------------------- which function is what */
 
-bool is_update_function(const Func *f) {
-  if (!f->table)
-    return false;
-  size_t length = strlen(f->table->name);
-  return strncmp(f->name, f->table->name, length) == 0 && strcmp(f->name + length, ".update") == 0;
-}
-
 enum { NO_PHASE = -1 };
 
 /* The first phase the function belongs to; @init to the first of all. IR text may have functions of no phase. */
@@ -217,7 +210,7 @@ static bool scalar_argument(const CheckInputs *in, const Func *f, const Rows *r,
     *value = (double)global;
   else if (strcmp(name, "inverse_targets") == 0)
     *value = func_find_result(f, "loss") != NO_VALUE ? round_f32(1 / r->targets) : 1;
-  else if (segment >= 0 && is_update_function(f))
+  else if (segment >= 0 && func_is_update(f))
     *value = (double)(global - phase_start(m, f->table->segments[segment].birth) + 1);
   else if (strcmp(name, "lr") == 0)
     return schedule_value(m, "lr", global, value);
@@ -255,7 +248,7 @@ static Tensor *draw_argument(const CheckInputs *in, const Value *value) {
 
 static Tensor *make_argument(const CheckInputs *in, const Func *f, const Rows *rows, const Value *value) {
   Tensor *t = tensor_of_type(in->arena, in->module, value->type);
-  int segment = is_update_function(f) ? numbered(value->name, "pgmv") : -1;
+  int segment = func_is_update(f) ? numbered(value->name, "pgmv") : -1;
   double scalar;
   if (segment >= 0)
     fill_segment(in, f, value->name[0], segment, t);
@@ -305,6 +298,18 @@ static Tensor *table_tensor(const CheckInputs *in, const Evaluation *run, const 
   return draw_tensor(in, p->type, label, width, letter[0] == 'v');
 }
 
+/* Gradients that are the same in bf16, which a version of the update may take. */
+static void truncate_to_bf16(Tensor *t) {
+  for (int64_t at = 0; at < tensor_all_elements(t); at++) {
+    float x = (float)t->f[at];
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits &= 0xffff0000;
+    memcpy(&x, &bits, sizeof bits);
+    t->f[at] = x;
+  }
+}
+
 static void move(const CheckInputs *in, const Param *p, Tensor *t) {
   for (int64_t at = 0; p->segment >= 0 && at < tensor_all_elements(t); at++)
     t->f[at] = round_f32(t->f[at] + (2 * draw(in, p->name, at) - 1) * moved);
@@ -323,6 +328,8 @@ static void add_table(CheckInputs *in, const Table *table, const Evaluation *run
     values.slot[SLOT_M][i] = table_tensor(in, run, p, "m", moved);
     values.slot[SLOT_V][i] = table_tensor(in, run, p, "v", moved);
     values.gradient[i] = draw_tensor(in, p->type, arena_print(in->arena, "grad @%s", p->name), moved, false);
+    if (p->segment >= 0)
+      truncate_to_bf16(values.gradient[i]);
   }
   vec_push(in->arena, in->tables, values);
 }

@@ -102,7 +102,7 @@ static bool makes_table(const Func *f) {
 static void write_inputs(Arena *arena, const Check *check, const Func *f) {
   ExchangeTensor *list = NULL;
   const EvalEnvironment *env = inputs_environment(check->inputs, f);
-  bool update = is_update_function(f);
+  bool update = func_is_update(f);
   const Table *source = NULL;
   for (uint32_t v = 0; v < vec_len(f->values); v++) {
     const Value *value = &f->values[v];
@@ -173,10 +173,12 @@ static EvalDecisions *read_decisions(Check *check, const Func *f, Tensor *const 
 
 /* ---------------------------------------------------------------- function by function */
 
+/* Whether something is rounded to bf16: arguments are given as numbers of their type. */
 static Tolerance function_tolerance(const Func *f) {
-  for (uint32_t v = 0; v < vec_len(f->values); v++)
-    if (f->values[v].type.dtype == DTYPE_BF16)
-      return bf16_tolerance;
+  for (uint32_t i = 0; i < vec_len(f->insts); i++)
+    for (int o = 0; o < f->insts[i].output_count; o++)
+      if (f->values[f->insts[i].output[o]].type.dtype == DTYPE_BF16 && !(op_info[f->insts[i].op].flags & FLAG_VIEW))
+        return bf16_tolerance;
   return f32_tolerance;
 }
 

@@ -331,8 +331,18 @@ static void gradient_concat(Gradients *g, const Inst *inst) {
 
 /* ---------------------------------------------------------------- rows */
 
+/* The gradient of a sum's result in the dtype of its operands, which differ when bf16 operands have an f32 result. */
+static ValueId gradient_for_operands(Gradients *g, const Inst *inst) {
+  const DType dtype = type_of(g, inst->input[0]).dtype;
+  const ValueId d = gradient_of(g, inst);
+  if (type_of(g, d).dtype == dtype)
+    return d;
+  const Attr attr = attr_dtype(dtype);
+  return build(g->f, OP_cast, inst->loc, &d, 1, &attr, 1);
+}
+
 static void gradient_sum(Gradients *g, const Inst *inst) {
-  give(g, inst, 0, build_broadcast(g->f, inst->loc, gradient_of(g, inst), type_of(g, inst->input[0])));
+  give(g, inst, 0, build_broadcast(g->f, inst->loc, gradient_for_operands(g, inst), type_of(g, inst->input[0])));
 }
 
 static void gradient_max(Gradients *g, const Inst *inst) {
@@ -362,16 +372,6 @@ static void gradient_gather_rows(Gradients *g, const Inst *inst) {
 }
 
 /* ---------------------------------------------------------------- products */
-
-/* The gradient of a sum's result in the dtype of its operands, which differ when bf16 operands have an f32 result. */
-static ValueId gradient_for_operands(Gradients *g, const Inst *inst) {
-  const DType dtype = type_of(g, inst->input[0]).dtype;
-  const ValueId d = gradient_of(g, inst);
-  if (type_of(g, d).dtype == dtype)
-    return d;
-  const Attr attr = attr_dtype(dtype);
-  return build(g->f, OP_cast, inst->loc, &d, 1, &attr, 1);
-}
 
 /* C = op(A) op(B). Both gradients are products of stored operands again, never of a transposed copy. */
 static void gradient_matmul(Gradients *g, const Inst *inst) {

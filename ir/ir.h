@@ -266,6 +266,12 @@ Param *table_find_param(const Table *t, const char *name);
 /* Offsets of all parameters and segments: segment after segment, each parameter aligned to PARAM_ALIGN, each segment
  * padded to SEGMENT_ROW elements, frozen parameters last. The one place that fixes the layout of the flat arenas. */
 void table_layout(Module *m, Table *t);
+/* f32 or bf16: of every "grad @p" that functions of the table give and of g0, g1, ... that its update takes; f32 where
+ * there are none. */
+DType table_gradient_dtype(const Module *m, const Table *t);
+/* Bytes of the arena of gradients in front of element `offset`. Behind the last segment, where frozen parameters
+ * stand, are the next values of states, always f32. */
+int64_t table_gradient_bytes(const Module *m, const Table *t, int64_t offset);
 
 SymbolId module_add_symbol(Module *m, const void *scope, const char *name, int64_t value);
 
@@ -291,6 +297,10 @@ ValueId func_parameter(Func *f, const Table *table, const char *name, ParamSlot 
 void func_add_result(Func *f, const char *label, ValueId value);
 ValueId func_find_value(const Func *f, const char *name); /* NO_VALUE when absent */
 ValueId func_find_result(const Func *f, const char *label);
+/* Whether it is @T.update of its table @T, whose arguments p0, g0, m0, v0, p1, ... are the segments of the arenas. */
+bool func_is_update(const Func *f);
+/* "g3" of an update: the gradients of segment 3. */
+bool func_is_gradient_argument(const Func *f, const Value *value);
 
 /* Appends an instruction; infers and checks types (ir_fail at `loc` when they do not fit). Returns its first output.
  * Names of outputs are made from the op's name ("matmul_3") and may be changed by value_rename. */

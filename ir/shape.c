@@ -382,6 +382,19 @@ static const char *shape_reduce(const Func *f, const Inst *inst, Type *out) {
   return NULL;
 }
 
+static const char *shape_sum(const Func *f, const Inst *inst, Type *out) {
+  const Attr *dtype = inst_attr(inst, ATTRIBUTE_dtype);
+  const int64_t axis = inst_int(inst, ATTRIBUTE_axis, 0);
+  attempt(shape_reduce(f, inst, out));
+  if (!dtype)
+    return NULL;
+  require(axis == 0 || axis == -out[0].rank, "attribute dtype with axis %lld, expected axis 0", (long long)axis);
+  require(dtype->dtype == DTYPE_BF16 && out[0].dtype == DTYPE_F32, "attribute dtype is %s, expected bf16 of f32",
+          dtype_name(dtype->dtype));
+  out[0].dtype = dtype->dtype;
+  return NULL;
+}
+
 static const char *shape_reduce_last(const Func *f, const Inst *inst, Type *out) {
   Type from = input_type(f, inst, 0);
   int64_t axis = inst_int(inst, ATTRIBUTE_axis, 0);
@@ -435,7 +448,7 @@ static const char *need_groups(const Func *f, const Inst *inst, int64_t *slice) 
 }
 
 static const char *shape_rank_rows(const Func *f, const Inst *inst, Type *out) {
-  int64_t slice;
+  int64_t slice = 0;
   attempt(need_groups(f, inst, &slice));
   out[0] = input_type(f, inst, 0);
   out[0].dtype = DTYPE_I32;
@@ -443,7 +456,7 @@ static const char *shape_rank_rows(const Func *f, const Inst *inst, Type *out) {
 }
 
 static const char *shape_balanced_assignment(const Func *f, const Inst *inst, Type *out) {
-  int64_t slice;
+  int64_t slice = 0;
   attempt(need_groups(f, inst, &slice));
   out[0] = input_type(f, inst, 0);
   require(slice % dim_value(f->module, out[0].dim[1]) == 0, "slices of %lld rows do not divide by %s experts",

@@ -85,3 +85,37 @@ void table_place(const Module *m, Table *t) {
 void table_layout(Module *m, Table *t) {
   table_place(m, t);
 }
+
+/* ---------------------------------------------------------------- gradients */
+
+bool func_is_update(const Func *f) {
+  const size_t length = f->table ? strlen(f->table->name) : 0;
+  return length && strncmp(f->name, f->table->name, length) == 0 && strcmp(f->name + length, ".update") == 0;
+}
+
+bool func_is_gradient_argument(const Func *f, const Value *value) {
+  const char *digits = value->name + 1;
+  return value->kind == VALUE_ARGUMENT && value->name[0] == 'g' && *digits &&
+         digits[strspn(digits, "0123456789")] == '\0' && func_is_update(f);
+}
+
+DType table_gradient_dtype(const Module *m, const Table *t) {
+  for (uint32_t i = 0; i < vec_len(m->funcs); i++) {
+    const Func *f = m->funcs[i];
+    if (f->table != t)
+      continue;
+    for (uint32_t k = 0; k < vec_len(f->results); k++)
+      if (strncmp(f->results[k].label, "grad @", 6) == 0)
+        return f->values[f->results[k].value].type.dtype;
+    for (uint32_t v = 0; func_is_update(f) && v < vec_len(f->values); v++)
+      if (func_is_gradient_argument(f, &f->values[v]))
+        return f->values[v].type.dtype;
+  }
+  return DTYPE_F32;
+}
+
+int64_t table_gradient_bytes(const Module *m, const Table *t, int64_t offset) {
+  const Segment *last = vec_len(t->segments) ? &vec_last(t->segments) : NULL;
+  const int64_t end = last ? last->offset + last->size : 0, own = offset < end ? offset : end;
+  return own * (int64_t)dtype_size(table_gradient_dtype(m, t)) + (offset - own) * (int64_t)dtype_size(DTYPE_F32);
+}

@@ -4,7 +4,8 @@
  *   values     definitions before uses; types as the shape rules derive them; extents are offsets defined before
  *   stages     every op is legal at the module's stage, with its operands and attributes
  *   groups     the instructions of a group are adjacent
- *   results    labels unique; "grad @p" and the like have the type of the parameter
+ *   results    labels unique; "grad @p" and the like have the type of the parameter, gradients of a table and the
+ *              segments of them that its update takes all f32 or all bf16
  *   tables     the layout is the one table_layout makes
  *   text       everything that is printed reads back
  *
@@ -210,6 +211,12 @@ static void check_labels(const Check *c) {
       violation(c, "result %s is given twice", labels[i]);
 }
 
+/* Of the function's table. */
+static DType gradient_dtype(const Check *c) {
+  const DType dtype = table_gradient_dtype(c->m, c->f->table);
+  return dtype == DTYPE_BF16 ? dtype : DTYPE_F32; /* an i32 is wrong beside either */
+}
+
 static void check_results(const Check *c) {
   const Func *f = c->f;
   check_labels(c);
@@ -218,10 +225,17 @@ static void check_results(const Check *c) {
     if (result->value >= vec_len(f->values) || !c->defined[result->value])
       violation(c, "result %s is not defined", result->label);
     const Param *p = labelled_parameter(c, result->label);
-    if (p && !type_equal(c->m, f->values[result->value].type, p->type))
-      violation(c, "result %s is %s, but the parameter is %s", result->label,
-                type_text(f, f->values[result->value].type), type_text(f, p->type));
+    Type expected = p ? p->type : (Type){0};
+    if (p && strncmp(result->label, "grad @", 6) == 0)
+      expected.dtype = gradient_dtype(c);
+    if (p && !type_equal(c->m, f->values[result->value].type, expected))
+      violation(c, "result %s is %s, expected %s", result->label, type_text(f, f->values[result->value].type),
+                type_text(f, expected));
   }
+  for (uint32_t v = 0; v < vec_len(f->values); v++)
+    if (func_is_gradient_argument(f, &f->values[v]) && f->values[v].type.dtype != gradient_dtype(c))
+      violation(c, "argument %%%s is %s, but gradients of table @%s are %s", f->values[v].name,
+                type_text(f, f->values[v].type), f->table->name, dtype_name(gradient_dtype(c)));
 }
 
 static void check_func(Check *c, const Func *f) {

@@ -20,9 +20,6 @@
 
 enum { LEAST_ROWS = 8192, MOST_CHUNKS = 1024 };
 
-static const double memory_bytes = 20e9;         /* per second, as in recompute_cut.c; only ratios enter */
-static const double bytes_of_microsecond = 4000; /* as in recompute.c */
-
 typedef struct Head {
   const PassContext *context;
   const Func *f; /* before the pass */
@@ -255,13 +252,13 @@ static double bytes_of_chunk(const Head *h) {
 static Cost chunks_cost(const Head *h, int64_t chunks) {
   Cost cost = NO_COST;
   cost.bytes = value_bytes(h, h->f->insts[h->product].output[0]) / (double)chunks;
-  cost.microseconds = 1e6 * (double)(chunks - 1) * bytes_of_chunk(h) / memory_bytes;
+  cost.microseconds = 1e6 * (double)(chunks - 1) * bytes_of_chunk(h) / h->context->rates->again_memory;
   return cost;
 }
 
 static double price(const Head *h, int64_t chunks) {
   const Cost cost = chunks_cost(h, chunks);
-  return cost.bytes + bytes_of_microsecond * cost.microseconds;
+  return cost.bytes + h->context->rates->price * cost.microseconds;
 }
 
 /* Powers of two: views cut into equal parts, four at most. */
@@ -405,6 +402,23 @@ static ValueId operand_of_chunk(const Writer *w, const Inst *inst, int k, uint32
   return is_made_inside(w->h, v) ? w->made[v][chunk] : w->cut[v][chunk];
 }
 
+/* The attributes of an instruction for one chunk. Sums over rows are f32 until all are added. */
+static int attributes_of_chunk(const Writer *w, const Inst *inst, Attr *attr) {
+  const bool sums = sums_rows(w->h, inst);
+  int count = 0;
+  for (int k = 0; k < inst->attr_count; k++) {
+    if (sums && inst->attr[k].name == ATTRIBUTE_dtype)
+      continue;
+    attr[count] = inst->attr[k];
+    if (attr[count].name == ATTRIBUTE_shape)
+      attr[count].shape.dim[0] = dim_number(w->h->rows / w->chunks);
+    count++;
+  }
+  if (sums && inst->op == OP_matmul && type_of(w->h, inst->input[0]).dtype != DTYPE_F32)
+    attr[count++] = attr_dtype(DTYPE_F32);
+  return count;
+}
+
 /* One instruction for one chunk; of a sum over rows, added to that of the chunks before. */
 static void write_inst_of_chunk(Writer *w, uint32_t index, uint32_t chunk) {
   Func *f = w->r.f;
@@ -413,13 +427,9 @@ static void write_inst_of_chunk(Writer *w, uint32_t index, uint32_t chunk) {
   Attr *attr = arena_alloc(w->h->arena, (inst->attr_count + 1u) * sizeof *attr);
   for (int k = 0; k < inst->input_count; k++)
     input[k] = operand_of_chunk(w, inst, k, chunk);
-  for (int k = 0; k < inst->attr_count; k++) {
-    attr[k] = inst->attr[k];
-    if (attr[k].name == ATTRIBUTE_shape)
-      attr[k].shape.dim[0] = dim_number(w->h->rows / w->chunks);
-  }
+  const int attr_count = attributes_of_chunk(w, inst, attr);
   const ValueId old = inst->output[0];
-  ValueId made = build(f, inst->op, inst->loc, input, inst->input_count, attr, inst->attr_count);
+  ValueId made = build(f, inst->op, inst->loc, input, inst->input_count, attr, attr_count);
   value_rename(f, made, arena_print(w->h->arena, "%s.%u", w->r.old.values[old].name, chunk + 1));
   if (sums_rows(w->h, inst) && chunk > 0)
     made = build2(f, OP_add, inst->loc, w->made[old][chunk - 1], made);
@@ -440,6 +450,10 @@ static void put_together(Writer *w, const Inst *inst) {
       rows[c] = flatten(f, inst->loc, w->made[old][c]);
     whole = build(f, OP_concat, inst->loc, rows, (int)w->chunks, NULL, 0);
     whole = build_reshape(f, inst->loc, whole, type.rank, type.dim);
+  }
+  if (f->values[whole].type.dtype != type_of(w->h, old).dtype) {
+    const Attr attr = attr_dtype(type_of(w->h, old).dtype);
+    whole = build(f, OP_cast, inst->loc, &whole, 1, &attr, 1);
   }
   value_rename(f, whole, w->r.old.values[old].name);
   rewrite_map(&w->r, old, whole);

@@ -1,24 +1,30 @@
 /* bf16 compute with f32 masters.
  *
  * In: a module whose precision is bf16, everything in it f32. Out: matrix products, grouped products and attention take
- * bf16 operands; casts stand where a value changes its dtype. Holds: sums stay f32; parameters, moments, results and
- * whatever row kernels compute stay f32; nothing is decided on bf16. As the interpreter does not round, the meaning in
- * exact arithmetic is the same.
+ * bf16 operands; casts stand where a value changes its dtype. Holds: sums stay f32; parameters, moments, results but
+ * gradients, and whatever row kernels compute stay f32; nothing is decided on bf16. As the interpreter does not round,
+ * the meaning in exact arithmetic is the same.
  *
  * A product stays f32 when its result leads to a decision of the forward part (a gate) without passing another product,
  * and so do the products of its gradient. The result of a bf16 product is bf16, except:
- *   - it sums over rows: the gradient of a weight, which is a result in f32;
+ *   - it sums over rows, as the gradient of a weight does, and others than a result in bf16 are made of it;
  *   - it leads to a result without passing another product: scores. In functions with gradients those with more
  *     columns than they are sums of, the logits, are bf16 nevertheless: they are the largest tensor of all, and the
  *     loss is computed from them in f32. Option scores: auto, as said; f32: all scores are; bf16: none.
+ * Gradients of parameters (results "grad @p", and what the update takes of them) are bf16 by option gradients: auto, on
+ * CUDA where the step is one micro-batch, so that each is written once and read once or twice; f32; bf16. A sum over
+ * rows that is nothing but a gradient is rounded where it is made.
+ *
  * A value that only products read exists in bf16 only. Reshapes, splits, concatenations and dispatches move bf16
  * instead of f32 where their result is read in bf16. The cast of a result to f32 costs nothing within a row kernel but
  * would have to be stored between two, so it is made anew behind each product. A segment_sum takes the bf16 rows that
  * products read too, with an f32 result.
  *
  * Runs before recomputation, which then repeats what was computed, with its dtype. */
+#include <inttypes.h>
 #include <string.h>
 
+#include "ir/rows.h"
 #include "passes/pass.h"
 #include "passes/rewrite.h"
 
@@ -26,6 +32,7 @@ typedef enum Kind {
   KIND_OTHER,  /* computes in f32 */
   KIND_MOVE,   /* the same elements elsewhere: takes and gives what its readers want */
   KIND_NARROW, /* takes bf16 operands */
+  KIND_ROUND,  /* a sum over rows in f32 with a bf16 result */
   KIND_SUM     /* segment_sum: takes bf16 rows where they exist */
 } Kind;
 
@@ -36,6 +43,8 @@ typedef struct Precision {
   const Func *f; /* before the pass */
   Arena *arena;
   Scores scores;
+  bool narrow_gradients;
+  bool *only_gradient; /* by value: it is a gradient in bf16 and nothing else */
   Kind *kind;          /* by instruction */
   bool *wide_result;   /* by instruction of KIND_NARROW: its result is f32 */
   const char **reason; /* by instruction: why a product or its result is f32, NULL: it is not */
@@ -75,6 +84,29 @@ static bool sums_over_rows(const Inst *inst) {
 
 static bool is_gradient(const Result *result) {
   return strncmp(result->label, "grad @", 6) == 0;
+}
+
+static bool has_gradients(const Func *f) {
+  for (uint32_t i = 0; i < vec_len(f->results); i++)
+    if (is_gradient(&f->results[i]))
+      return true;
+  return false;
+}
+
+/* By value: whether something else is made of it than results "grad @p", by moving. */
+static bool *find_other_uses(const Func *f, Arena *arena) {
+  bool *other = arena_alloc(arena, vec_len(f->values) + 1);
+  for (uint32_t i = 0; i < vec_len(f->results); i++)
+    other[f->results[i].value] |= !is_gradient(&f->results[i]);
+  for (uint32_t i = vec_len(f->insts); i-- > 0;) {
+    const Inst *inst = &f->insts[i];
+    bool computes = !is_move(inst->op);
+    for (int k = 0; k < inst->output_count; k++)
+      computes |= other[inst->output[k]];
+    for (int k = 0; k < inst->input_count && computes; k++)
+      other[inst->input[k]] = true;
+  }
+  return other;
 }
 
 /* By instruction: whether a result that is no gradient needs it. */
@@ -164,6 +196,8 @@ static void choose_kinds(Precision *p) {
       p->kind[i] = KIND_MOVE;
     else if (inst->op == OP_segment_sum && is_f32(f, inst->input[0]))
       p->kind[i] = KIND_SUM;
+    else if (row_is_column_sum(f, inst) && is_f32(f, inst->input[0]) && p->only_gradient[inst->output[0]])
+      p->kind[i] = KIND_ROUND;
   }
 }
 
@@ -201,8 +235,11 @@ static void choose_results(Precision *p) {
     const Inst *inst = &f->insts[i];
     if (p->kind[i] != KIND_NARROW || inst->op == OP_attention || inst->op == OP_attention_grad)
       continue;
+    if (p->only_gradient[inst->output[0]])
+      continue;
     if (sums_over_rows(inst))
-      p->reason[i] = "it sums over rows, as gradients of weights do: these are f32";
+      p->reason[i] = p->narrow_gradients ? "it sums over rows, and is not a gradient yet"
+                                         : "it sums over rows, as gradients of weights do: these are f32";
     else if (moved[inst->output[0]])
       p->reason[i] = "it is a result of the function";
     else if (scores[i] && are_scores_f32(p, inst, learns))
@@ -246,11 +283,12 @@ static void find_needs(Precision *p) {
     if (p->kind[i] == KIND_NARROW)
       need_operands(p, &f->insts[i], true);
   for (uint32_t i = 0; i < vec_len(f->results); i++)
-    p->need_wide[f->results[i].value] = true;
+    *(p->narrow_gradients && is_gradient(&f->results[i]) ? &p->need_narrow[f->results[i].value]
+                                                         : &p->need_wide[f->results[i].value]) = true;
   for (uint32_t i = vec_len(f->insts); i-- > 0;) {
     const Inst *inst = &f->insts[i];
     const ValueId x = inst->input_count ? inst->input[0] : NO_VALUE;
-    if (p->kind[i] == KIND_OTHER)
+    if (p->kind[i] == KIND_OTHER || p->kind[i] == KIND_ROUND)
       need_operands(p, inst, false);
     if (p->kind[i] == KIND_SUM)
       need_operands(p, inst, p->need_narrow[x] || p->born_narrow[x]);
@@ -322,19 +360,20 @@ static void copy_wide(Writer *w, uint32_t index) {
   rewrite_copy(&w->r, index);
 }
 
-/* Writes the instruction with its bf16 operands; `dtype`: of its f32 result. Outputs take the old names where they are
- * the only form of the old values. */
-static void copy_narrow(Writer *w, uint32_t index, bool wide_result) {
+/* Writes the instruction with its bf16 operands, but for a sum that is rounded; `result`: the dtype that it does not
+ * have by itself, or NULL. Outputs take the old names where they are the only form of the old values. */
+static void copy_narrow(Writer *w, uint32_t index, const DType *result) {
   Func *f = w->r.f;
   const Inst *old = &w->r.old.insts[index];
+  const Kind kind = w->p->kind[index];
   ValueId *input = arena_alloc(w->p->arena, (old->input_count + 1u) * sizeof *input);
   Attr *attr = arena_alloc(w->p->arena, (old->attr_count + 1u) * sizeof *attr);
   int attr_count = old->attr_count;
   memcpy(attr, old->attr, (size_t)attr_count * sizeof *attr);
-  if (wide_result)
-    attr[attr_count++] = attr_dtype(DTYPE_F32);
+  if (result != NULL)
+    attr[attr_count++] = attr_dtype(*result);
   for (int k = 0; k < old->input_count; k++) {
-    const bool narrow = w->p->kind[index] == KIND_MOVE || takes_narrow(&w->r.old, old, k);
+    const bool narrow = kind == KIND_MOVE || (kind != KIND_ROUND && takes_narrow(&w->r.old, old, k));
     if (!narrow)
       widen_value(w, old->input[k]);
     input[k] = narrow ? narrow_value(w, old->input[k], old->loc) : rewrite_value(&w->r, old->input[k]);
@@ -364,19 +403,22 @@ static bool any_needed(const Inst *inst, const bool *need) {
 }
 
 static void write_inst(Writer *w, uint32_t index) {
+  static const DType in_f32 = DTYPE_F32, in_bf16 = DTYPE_BF16;
   const Precision *p = w->p;
   const Inst *inst = &w->r.old.insts[index];
   const bool born = p->born_narrow[inst->output[0]];
   if (p->kind[index] == KIND_NARROW) {
-    copy_narrow(w, index, p->wide_result[index]);
+    copy_narrow(w, index, p->wide_result[index] ? &in_f32 : NULL);
+  } else if (p->kind[index] == KIND_ROUND) {
+    copy_narrow(w, index, &in_bf16);
   } else if (p->kind[index] == KIND_SUM && p->need_narrow[inst->input[0]]) {
-    copy_narrow(w, index, true);
+    copy_narrow(w, index, p->only_gradient[inst->output[0]] ? NULL : &in_f32);
   } else if (p->kind[index] == KIND_MOVE) {
     const bool narrow = any_needed(inst, p->need_narrow), wide = any_needed(inst, p->need_wide);
     if (wide && !born)
       copy_wide(w, index);
     if (narrow || born)
-      copy_narrow(w, index, false);
+      copy_narrow(w, index, NULL);
   } else {
     copy_wide(w, index);
   }
@@ -445,7 +487,55 @@ static void record_parameters(const Writer *w) {
          "the masters are f32, and a weight is read several times for each time it is cast");
 }
 
+static void record_gradients(const Precision *p) {
+  const char **values = NULL;
+  double bytes = 0;
+  for (uint32_t i = 0; p->narrow_gradients && i < vec_len(p->f->results); i++) {
+    const Result *result = &p->f->results[i];
+    if (!is_gradient(result))
+      continue;
+    vec_push(p->arena, values, result->label);
+    bytes += (double)type_elements(p->f->module, p->f->values[result->value].type) * (double)dtype_size(DTYPE_BF16);
+  }
+  if (values == NULL)
+    return;
+  Alternative *others = NULL;
+  const Cost in_f32 = {.bytes = 2 * bytes, .flops = -1, .microseconds = -1};
+  vec_push(p->arena, others,
+           ((Alternative){"gradients in f32", in_f32, "each is read again, by the norm and by Adam"}));
+  const Site site = {p->context->pass, p->f->name, (Loc){0}, values};
+  decide(p->context->ledger, site, arena_print(p->arena, "%u gradients are bf16", vec_len(values)), others,
+         (Cost){.bytes = bytes, .flops = -1, .microseconds = -1},
+         "a step is one micro-batch: nothing is added to a gradient once it is made");
+}
+
 /* ---------------------------------------------------------------- the pass */
+
+/* The segments of gradients that an update takes. */
+static void narrow_arguments(Writer *w) {
+  for (ValueId v = 0; w->p->narrow_gradients && v < vec_len(w->r.old.values); v++) {
+    if (!func_is_gradient_argument(&w->r.old, &w->r.old.values[v]))
+      continue;
+    w->narrow[v] = rewrite_value(&w->r, v);
+    w->r.f->values[w->narrow[v]].type.dtype = DTYPE_BF16;
+    rewrite_map(&w->r, v, NO_VALUE);
+  }
+}
+
+static void write_results(Writer *w) {
+  const Result *results = w->r.old.results;
+  for (uint32_t i = 0; i < vec_len(results); i++) {
+    const ValueId old = results[i].value;
+    if (!w->p->narrow_gradients || !is_gradient(&results[i]))
+      widen_value(w, old);
+    else if (narrow_value(w, old, (Loc){0}) != NO_VALUE && w->r.map[old] == NO_VALUE)
+      rewrite_map(&w->r, old, w->narrow[old]);
+  }
+  rewrite_end(&w->r);
+  for (uint32_t i = 0; i < vec_len(results); i++)
+    if (w->p->narrow_gradients && is_gradient(&results[i]))
+      w->r.f->results[i].value = w->narrow[results[i].value];
+}
 
 static void write_func(Precision *p, Func *f) {
   Writer w = {.p = p, .r = rewrite_begin(f)};
@@ -454,20 +544,42 @@ static void write_func(Precision *p, Func *f) {
   w.widened = arena_alloc(p->arena, (values + 1) * sizeof *w.widened);
   memset(w.narrow, 0xff, (values + 1) * sizeof *w.narrow);
   p->f = &w.r.old;
+  narrow_arguments(&w);
   for (uint32_t i = 0; i < vec_len(w.r.old.insts); i++) {
     record(p, i);
     write_inst(&w, i);
   }
-  for (uint32_t i = 0; i < vec_len(w.r.old.results); i++)
-    widen_value(&w, w.r.old.results[i].value);
-  rewrite_end(&w.r);
+  write_results(&w);
   record_parameters(&w);
+  record_gradients(p);
 }
 
-static bool precision_func(const PassContext *context, Func *f, Scores scores) {
+/* By value, of narrow gradients alone. */
+static bool *find_only_gradients(const Precision *p) {
+  bool *only = find_other_uses(p->f, p->arena);
+  for (uint32_t v = 0; v < vec_len(p->f->values); v++)
+    only[v] = p->narrow_gradients && !only[v];
+  return only;
+}
+
+/* Whether there is something to narrow in the function; learns what the update's arguments are. */
+static bool has_work(Precision *p) {
+  const Func *f = p->f;
+  bool any = p->narrow_gradients && has_gradients(f);
+  for (uint32_t i = 0; i < vec_len(f->insts); i++)
+    any |= is_f32_product(f, &f->insts[i]);
+  for (uint32_t v = 0; p->narrow_gradients && v < vec_len(f->values); v++) {
+    p->born_narrow[v] = func_is_gradient_argument(f, &f->values[v]);
+    any |= p->born_narrow[v];
+  }
+  return any;
+}
+
+static bool precision_func(const PassContext *context, Func *f, Scores scores, bool narrow_gradients) {
   Arena *arena = f->module->arena;
   const size_t insts = vec_len(f->insts) + 1u, values = vec_len(f->values) + 1u;
-  Precision p = {.context = context, .f = f, .arena = arena, .scores = scores};
+  Precision p = {.context = context, .f = f, .arena = arena, .scores = scores, .narrow_gradients = narrow_gradients};
+  p.only_gradient = find_only_gradients(&p);
   p.kind = arena_alloc(arena, insts * sizeof *p.kind);
   p.wide_result = arena_alloc(arena, insts);
   p.reason = arena_alloc(arena, insts * sizeof *p.reason);
@@ -478,10 +590,7 @@ static bool precision_func(const PassContext *context, Func *f, Scores scores) {
   keep_adjoints(&p);
   choose_kinds(&p);
   choose_results(&p);
-  bool any = false;
-  for (uint32_t i = 0; i < vec_len(f->insts); i++)
-    any |= is_f32_product(f, &f->insts[i]);
-  if (!any)
+  if (!has_work(&p))
     return false;
   find_born(&p);
   find_needs(&p);
@@ -498,11 +607,26 @@ static Scores scores_setting(const PassContext *context) {
   ir_fail((Loc){0}, "--%s:scores=%s: expected auto, f32 or bf16", context->pass, text);
 }
 
+/* Sums of gradients over micro-batches are f32, and so is what is added. */
+static bool gradients_setting(const PassContext *context) {
+  const Module *m = context->module;
+  const char *text = pass_setting_text(context, "gradients", "auto");
+  if (strcmp(text, "bf16") == 0 && m->accumulate > 1)
+    ir_fail((Loc){0}, "--%s:gradients=bf16: gradients of %" PRId64 " micro-batches are summed in f32", context->pass,
+            m->accumulate);
+  if (strcmp(text, "auto") == 0)
+    return context->rates->gpu && m->accumulate <= 1;
+  if (strcmp(text, "f32") != 0 && strcmp(text, "bf16") != 0)
+    ir_fail((Loc){0}, "--%s:gradients=%s: expected auto, f32 or bf16", context->pass, text);
+  return strcmp(text, "bf16") == 0;
+}
+
 bool pass_precision(PassContext *context) {
   Module *m = context->module;
   const Scores scores = scores_setting(context);
+  const bool narrow_gradients = gradients_setting(context);
   bool changed = false;
   for (uint32_t i = 0; m->precision == DTYPE_BF16 && i < vec_len(m->funcs); i++)
-    changed |= precision_func(context, m->funcs[i], scores);
+    changed |= precision_func(context, m->funcs[i], scores, narrow_gradients);
   return changed;
 }

@@ -36,14 +36,47 @@ static void take(const Tensor *tensor, PlanType type, const PlanShape *shape, vo
   memcpy(to, tensor->data, (size_t)shape->elements * plan_type_size(type));
 }
 
-/* "NAME", "NAME!m" or "NAME!v" behind '@' (and the table), or the gradient of NAME. */
-static void take_parameter(const Tensor *tensor, const char *text, Arenas *arenas, bool gradient) {
+/* Nearest, of equals the even one; no NaN. */
+static void narrow(const float *from, uint16_t *to, int64_t count) {
+  for (int64_t i = 0; i < count; i++) {
+    uint32_t bits;
+    memcpy(&bits, &from[i], sizeof bits);
+    to[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  }
+}
+
+/* The gradient of NAME, as the update takes it in its segment "g0", "g1", ...; of a state the next value, which stands
+ * as far from the end of the arena as the state from the end of the parameters. */
+static void take_gradient(const Tensor *tensor, const char *name, const PlanFunc *update, Arenas *arenas) {
+  const PlanTable *table = arenas->table;
+  const PlanParam *param = plan_param(table, name);
+  char *segment = string_format("g%d", param ? param->segment : -1), *gradients = arenas_write_gradients(arenas);
+  const PlanArgument *argument = plan_argument(update, segment);
+  if (!param || (param->segment >= 0 && !argument))
+    runtime_fail(FAIL_USER, "tensor '%s': %s takes no such gradient", tensor->name, update->name);
+  int64_t before = param->segment >= 0 ? param->offset - table->segments[param->segment].offset : 0;
+  if (param->segment < 0) {
+    take(tensor, PLAN_F32, &param->shape,
+         gradients + table->gradient_bytes - (table->size - param->offset) * (int64_t)sizeof(float));
+  } else if (argument->type == PLAN_BF16) {
+    float *elements = runtime_allocate((size_t)param->shape.elements, sizeof *elements);
+    take(tensor, PLAN_F32, &param->shape, elements);
+    narrow(elements, (uint16_t *)(gradients + argument->at.offset) + before, param->shape.elements);
+    free(elements);
+  } else {
+    take(tensor, PLAN_F32, &param->shape, (float *)(gradients + argument->at.offset) + before);
+  }
+  free(segment);
+}
+
+/* "NAME", "NAME!m" or "NAME!v" behind '@' (and the table). */
+static void take_parameter(const Tensor *tensor, const char *text, Arenas *arenas) {
   const char *mark = strrchr(text, '!');
   char *name = mark ? string_format("%.*s", (int)(mark - text), text) : string_format("%s", text);
   const PlanParam *param = plan_param(arenas->table, name);
   if (!param || (mark && strcmp(mark, "!m") != 0 && strcmp(mark, "!v") != 0))
     runtime_fail(FAIL_USER, "tensor '%s': table %s has no such parameter", tensor->name, arenas->table->name);
-  ArenaKind kind = gradient ? ARENA_GRAD : !mark ? ARENA_PARAM : mark[1] == 'm' ? ARENA_M : ARENA_V;
+  ArenaKind kind = !mark ? ARENA_PARAM : mark[1] == 'm' ? ARENA_M : ARENA_V;
   take(tensor, PLAN_F32, &param->shape, arenas_write(arenas, kind) + param->offset);
   free(name);
 }
@@ -90,7 +123,10 @@ static void fill(Executor *executor, const PlanFunc *func, const Safetensors *in
     Arenas *to = colons && !gradient ? source : arenas;
     if (!to)
       runtime_fail(FAIL_USER, "tensor '%s': %s has no table", tensor->name, func->name);
-    take_parameter(tensor, gradient ? tensor->name + 6 : colons ? colons + 2 : tensor->name + 1, to, gradient);
+    if (gradient)
+      take_gradient(tensor, tensor->name + 6, func, to);
+    else
+      take_parameter(tensor, colons ? colons + 2 : tensor->name + 1, to);
   }
 }
 

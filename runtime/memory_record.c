@@ -45,13 +45,15 @@ void memory_record_write(MemoryRecord *record, const Program *p) {
   for (int i = 0; i < plan->phase_count; i++) {
     if (record->peak[i] == 0)
       continue;
-    int64_t arena = plan->phases[i].table->size * (int64_t)sizeof(float);
+    const PlanTable *table = plan->phases[i].table;
+    int64_t arena = table->size * (int64_t)sizeof(float);
     text_format(&text, "%s\n", separator);
     text_json_string(&text, plan->phases[i].name);
     text_format(&text,
                 ":{\"%s\":%" PRId64 ",\"parameters\":%" PRId64 ",\"gradients\":%" PRId64 ",\"moments\":%" PRId64
                 ",\"accumulators\":%" PRId64 ",\"activations\":%" PRId64 "}",
-                peak_key, record->peak[i], arena, arena, 2 * arena, plan->run.accumulate > 1 ? arena : 0, plan->act);
+                peak_key, record->peak[i], arena + arenas_copy_bytes(plan, table), table->gradient_bytes, 2 * arena,
+                plan->run.accumulate > 1 ? arena : 0, plan->act);
     separator = ",";
   }
   text_format(&text, "}}\n");

@@ -232,8 +232,10 @@ static void read_table(PlanReader *reader) {
   PlanTable *table = APPEND(reader->plan->tables, reader->plan->table_count);
   table->name = plan_word(reader, 1, "name");
   table->size = plan_parse_number(reader, "size", plan_key(reader, "size"));
-  if (table->size < 0)
-    plan_fail(reader, "table %s: size=%lld", table->name, (long long)table->size);
+  table->gradient_bytes = plan_parse_number(reader, "gradients", plan_key(reader, "gradients"));
+  if (table->size < 0 || table->gradient_bytes < 0)
+    plan_fail(reader, "table %s: size=%lld gradients=%lld", table->name, (long long)table->size,
+              (long long)table->gradient_bytes);
 }
 
 static void read_segment(PlanReader *reader, PlanTable *table) {

@@ -220,7 +220,8 @@ typedef struct PlanParam {
 
 typedef struct PlanTable {
   const char *name;
-  int64_t size; /* elements of one arena */
+  int64_t size;           /* elements of one arena */
+  int64_t gradient_bytes; /* of the arena of gradients: f32, or bf16 where the plan's results are */
   PlanSegment *segments;
   int segment_count;
   PlanParam *params;

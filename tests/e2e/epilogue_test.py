@@ -2,7 +2,7 @@
 
 Products with their epilogues and products with kernels of their own are two ways to the same numbers: each is forced through all
 phases of a small EvoMoE GPT, next to the f32 run of the CPU. Copies of the weights in bf16 follow the masters through updates, the
-transition (diversify writes masters), --resume and evaluation.
+transition (diversify writes masters), --resume and evaluation. Gradients of a step of one micro-batch are bf16 too.
 """
 import json
 import os
@@ -26,12 +26,11 @@ def cuda(**changes):
 def prepare(t):
     global CACHE
     CACHE = t.path("cache")
-    make_text(t.path("text"), 1500)
-    t.data = t.path("data")
-    run(t.moec, "data", t.path("text"), "-o", t.data, "--tokenizer=bytes")
-    for name, precision, target in (("reference", "f32", "cpu"), ("trainer", "bf16", "cpu,cuda")):
-        defines = [word for key, value in dict(SIZES, precision=precision).items() for word in ("-D", f"{key}={value}")]
-        run(t.moec, "build", MODEL, *defines, f"--target={target}", "-o", t.path(name))
+    make_data(t, 1500)
+    for name, precision, target, accumulate in (("reference", "f32", "cpu", 2), ("trainer", "bf16", "cpu,cuda", 2),
+                                                ("single", "bf16", "cuda", 1)):
+        words = settings(**dict(SIZES, precision=precision, accumulate=accumulate))
+        run(t.moec, "build", MODEL, *words, f"--target={target}", "-o", t.path(name))
     train(t, "on_cpu", trainer="reference", device="cpu")
     for option in ("epilogue", "separate"):
         train(t, option, env=cuda(MOEC_CUDA_OPTIONS=option))
@@ -63,6 +62,29 @@ def test_every_way(t):
     for out in ("epilogue", "separate", "chosen"):
         as_reference(t, out)
     assert model(t, "epilogue") != model(t, "separate")
+
+
+def test_gradients_in_bf16(t):
+    """One micro-batch a step: as f32 in two, and resumed bit for bit."""
+    train(t, "narrow", trainer="single")
+    as_reference(t, "narrow")
+    shutil.copytree(t.path("narrow"), t.path("narrow_cut"))
+    shutil.rmtree(checkpoint(t.path("narrow_cut"), LAST))
+    train(t, "narrow_cut", "--resume", trainer="single")
+    assert model(t, "narrow_cut") == model(t, "narrow")
+
+
+def test_memory_by_kind(t):
+    """What the run says it held is what the forecast said, copies in bf16 included."""
+    for out, accumulate in (("chosen", 2), ("narrow", 1)):
+        words = settings(**dict(SIZES, precision="bf16", accumulate=accumulate))
+        forecast = json.loads(run(t.moec, "forecast", MODEL, *words, "--target=cuda", "--json"))
+        held = json.loads(read(os.path.join(t.path(out), "memory.json")))["phases"]
+        for phase in forecast["phases"]:
+            said = phase["memory"]
+            assert said["parameters_bf16"] > 0 and said["gradients"] == accumulate * said["parameters_bf16"]
+            for kind in ("parameters", "gradients", "moments", "accumulators", "activations"):
+                assert held[phase["name"]][kind] == said[kind], (out, phase["name"], kind, held[phase["name"]], said)
 
 
 def test_choice_is_kept(t):
@@ -100,8 +122,7 @@ def test_no_epilogue_for_odd_rows(t):
     """GELU's input in rows that the library has no kernel for: the other way runs, whatever is asked for."""
     out = t.path("odd_model.lua")
     write(out, read(MODEL).decode().replace("hidden = 4 * c.d", "hidden = 4 * c.d + 4"))
-    defines = [word for key, value in dict(SIZES, precision="bf16").items() for word in ("-D", f"{key}={value}")]
-    run(t.moec, "build", out, *defines, "-o", t.path("odd"))
+    run(t.moec, "build", out, *settings(**SIZES, precision="bf16"), "-o", t.path("odd"))
     losses = []
     for option in ("epilogue", "separate"):
         words = (t.path("odd"), "train", "--data", t.data, "--out", t.path("odd_" + option), "--eval-every=0", "--steps=1",

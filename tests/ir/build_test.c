@@ -320,7 +320,7 @@ static void test_verifier(void) {
   expect_bug(__LINE__, break_stage, "@train: op 'attention_grad' is not legal at stage graph");
   expect_bug(__LINE__, break_parameter, "@train: @b is used as f32[N], but is f32[D]");
   expect_bug(__LINE__, break_layout, "table @experts is not laid out as table_layout does");
-  expect_bug(__LINE__, break_result, "@train: result grad @w is f32[N,D], but the parameter is f32[E,F,D]");
+  expect_bug(__LINE__, break_result, "@train: result grad @w is f32[N,D], expected f32[E,F,D]");
   expect_bug(__LINE__, break_label, "@train: result y is given twice");
   expect_bug(__LINE__, break_extent, "@train: %y: its extent %x is f32[N,D], expected offsets i32[groups+1]");
 }

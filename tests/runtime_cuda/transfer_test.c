@@ -6,7 +6,7 @@
 static const char plan_text[] = "moec-plan 1 target=cuda module=tiny task=lm\n"
                                 "arena act=8192\n"
                                 "run steps=1 batch=1 accumulate=1 sequence=4 vocabulary=7 tokens=4 segments=1\n"
-                                "table t size=64 segments=1 params=1\n"
+                                "table t size=64 gradients=256 segments=1 params=1\n"
                                 "  segment 0 offset=0 size=64 decay=0 birth=0\n"
                                 "  param w offset=0 shape=8 segment=0 init=zeros\n"
                                 "phase a steps=0 table=t enter=- line=m.lua:1\n"
