@@ -147,16 +147,6 @@ static void name_nodes(Printer *p) {
   }
 }
 
-const char *print_comment(Printer *p, uint32_t operand) {
-  const BodyOperand *o = &p->body->operands[operand];
-  if (!p->names || o->value == NO_VALUE)
-    return "";
-  const Value *v = &p->body->f->values[o->value];
-  const char *sigil = v->kind == VALUE_PARAMETER ? "@" : "%";
-  return arena_print(p->arena, " /* %s %s%s */", type_text(p->body->f, v->type), sigil,
-                     v->kind == VALUE_PARAMETER ? v->parameter : v->name);
-}
-
 /* ---------------------------------------------------------------- statements */
 
 /* A row scalar of the kernel's row or of a slot context; for a vector load, the pointer to its row. */
@@ -415,17 +405,22 @@ static void print_loop(Printer *p, int level, int64_t columns) {
     print_line(p, "%s %s = %s;", print_register_type(n->dtype), p->node[*i], start);
   }
   p->style->open_columns(p, columns, reductions);
-  print_loads(p, need, level);
-  declare_stores(p, level, columns);
-  print_open_elements(p);
-  for (uint32_t i = first; i < count; i++)
-    if (need[i])
-      print_element(p, i, level);
-  print_stores(p, level, columns);
-  for (const uint32_t *i = reductions; *i != NO_NODE; i++)
-    print_accumulate(p, *i);
-  print_close_elements(p);
-  print_vector_stores(p, level, columns);
+  for (bool again = true; again;) {
+    print_loads(p, need, level);
+    declare_stores(p, level, columns);
+    print_open_elements(p);
+    for (uint32_t i = first; i < count; i++)
+      if (need[i])
+        print_element(p, i, level);
+    print_stores(p, level, columns);
+    for (const uint32_t *i = reductions; *i != NO_NODE; i++)
+      print_accumulate(p, *i);
+    print_close_elements(p);
+    print_vector_stores(p, level, columns);
+    again = p->loop.rest > 0;
+    if (again)
+      p->style->open_rest(p, columns);
+  }
   p->style->close_columns(p, columns, reductions);
   if (stores_shared(p, level, columns))
     p->style->wait(p);
@@ -560,27 +555,6 @@ static void print_whole(Printer *p, uint32_t i) {
 
 /* ---------------------------------------------------------------- the function */
 
-static void print_head(Printer *p) {
-  if (!p->names)
-    return;
-  const Func *f = p->body->f;
-  print_line(p, "/* First used in @%s:", f->name);
-  for (uint32_t i = p->body->first; i <= p->body->last; i++) {
-    const Inst *inst = &f->insts[i];
-    const Value *v = &f->values[inst->output[0]];
-    fprintf(p->out, " *   %%%s: %s = %s", v->name, type_text(f, v->type), op_info[inst->op].name);
-    for (int k = 0; k < inst->input_count; k++) {
-      const Value *x = &f->values[inst->input[k]];
-      fprintf(p->out, "%s%s%s", k ? ", " : " ", x->kind == VALUE_PARAMETER ? "@" : "%",
-              x->kind == VALUE_PARAMETER ? x->parameter : x->name);
-    }
-    if (inst->loc.file)
-      fprintf(p->out, "   # %s:%d", inst->loc.file, inst->loc.line);
-    fputc('\n', p->out);
-  }
-  print_line(p, " */");
-}
-
 bool body_reduces(const KernelBody *body) {
   for (uint32_t i = 0; i < vec_len(body->nodes); i++)
     if (body->nodes[i].kind == NODE_REDUCE || node_is_whole(&body->nodes[i]))
@@ -594,6 +568,17 @@ bool output_is_column_sum(const KernelBody *body, uint32_t output) {
 
 int64_t output_columns(const KernelBody *body, uint32_t output) {
   return body->nodes[body->outputs[output].node].columns;
+}
+
+bool operand_is_finished(const KernelBody *body, uint32_t operand) {
+  for (uint32_t i = 0; i < vec_len(body->outputs); i++)
+    if (output_is_column_sum(body, i) && (body->outputs[i].operand == operand || body->outputs[i].scratch == operand))
+      return true;
+  return false;
+}
+
+bool operand_is_launched(const KernelBody *body, uint32_t operand) {
+  return body->operands[operand].role != OPERAND_OUTPUT || !operand_is_finished(body, operand);
 }
 
 int64_t body_row_cost(const KernelBody *body) {
@@ -624,7 +609,8 @@ char *kernel_print(Arena *arena, const CStyle *style, const KernelBody *body, co
   p->out_vector = arena_alloc(arena, (outputs + 1) * sizeof *p->out_vector);
   name_operands(p);
   name_nodes(p);
-  print_head(p);
+  if (names)
+    kernel_print_use(p->out, body->f, body->first, body->last);
   style->open(p);
   for (uint32_t i = 0; i < outputs; i++) {
     const BodyOutput *o = &body->outputs[i];

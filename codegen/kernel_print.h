@@ -24,6 +24,7 @@ typedef struct ColumnLoop {
   int width;           /* 1: no loop over i */
   int64_t stride;      /* columns between those taken at a time; 1: side by side */
   int64_t guard;       /* columns of the row where a thread's last ones may lie behind them; 0: they cannot */
+  int64_t rest;        /* columns that the loop leaves to another one behind it (open_rest) */
   const char *element; /* index of a kept vector's own column: "c", or "k * 4 + i" for one in registers */
   const char *sum;     /* index of a column sum's own column */
 } ColumnLoop;
@@ -35,6 +36,8 @@ typedef struct CStyle {
   void (*close)(Printer *p); /* ends the loop over rows, finishes column sums, ends the function */
   /* Loop over columns; fills p->loop. `reductions`: nodes it accumulates; ended by NO_NODE. */
   void (*open_columns)(Printer *p, int64_t columns, const uint32_t *reductions);
+  /* Ends a loop that leaves columns and begins the one over these. */
+  void (*open_rest)(Printer *p, int64_t columns);
   void (*close_columns)(Printer *p, int64_t columns, const uint32_t *reductions);
   /* Behind the name of the function of a whole-row node: "<32>". */
   const char *(*call_template)(Printer *p, uint32_t node);
@@ -76,18 +79,22 @@ const char *print_offset(Printer *p, const char *index, int64_t ld);
 const char *print_load_offset(Printer *p, const Node *n); /* of the row that a load reads */
 const char *print_convert_load(Printer *p, DType dtype, const char *element);
 const char *print_convert_store(Printer *p, const BodyOutput *o);
+const char *print_comment(Printer *p, uint32_t operand); /* with its value's type and name */
+/* A comment: the instructions that a kernel is first used for, with the sizes of their dims and their Lua lines. */
+void kernel_print_use(FILE *out, const Func *f, uint32_t first, uint32_t last);
 
 /* For the styles. */
 void print_line(Printer *p, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void print_pragma(Printer *p, const char *format, ...) __attribute__((format(printf, 2, 3))); /* at the margin */
 const char *print_c_type(DType stored); /* "float", "int32_t", "uint16_t" */
 const char *print_register_type(DType computed);
-const char *print_comment(Printer *p, uint32_t operand); /* with its value's type and name */
 const Node *print_node(const Printer *p, uint32_t i);
 bool body_reduces(const KernelBody *body); /* has reductions or whole-row nodes */
 bool output_is_column_sum(const KernelBody *body, uint32_t output);
 int64_t output_columns(const KernelBody *body, uint32_t output);
-void print_open_elements(Printer *p); /* the loop over i, where p->loop has one */
+bool operand_is_finished(const KernelBody *body, uint32_t operand); /* a sum over rows ends in it: NAME_finish's */
+bool operand_is_launched(const KernelBody *body, uint32_t operand); /* the kernel itself uses it */
+void print_open_elements(Printer *p);                               /* the loop over i, where p->loop has one */
 void print_close_elements(Printer *p);
 int64_t body_row_cost(const KernelBody *body); /* operations per row, roughly */
 

@@ -78,6 +78,8 @@ static void add_cuda(Arena *arena, PackageSection **sections, Model *model) {
   model_lower_cuda(model);
   const char *text = arena_print(arena, "%s%s", kernels_source_cuda(arena, &model->cuda->kernels), cuda_runtime_unit);
   add_text(arena, sections, "plan.cuda", plan_text(model->cuda));
+  if (model->cuda_module != model->module)
+    add_text(arena, sections, "passes.cuda.ir", module_text(model->cuda_module));
   add_text(arena, sections, "kernels.cu", text);
   CudaSource source = cuda_source_read(text, strlen(text));
   for (uint32_t i = 0; i < vec_len(model->options->precompile); i++) {
@@ -126,8 +128,11 @@ void build_trainer(Arena *arena, const Options *options, const char *path, const
   }
   if (options->cuda)
     add_cuda(arena, &sections, &model);
-  add_text(arena, &sections, "ledger.json", ledger_json(model.ledger));
-  add_text(arena, &sections, "forecast.json", forecast_json(options->cpu ? model.plan : model.cuda, NULL));
+  add_text(arena, &sections, "ledger.json", model_ledger_json(&model));
+  if (options->cpu)
+    add_text(arena, &sections, "forecast.cpu.json", forecast_json(model.plan, NULL, model_rates(options, PLAN_CPU)));
+  if (options->cuda)
+    add_text(arena, &sections, "forecast.cuda.json", forecast_json(model.cuda, NULL, model_rates(options, PLAN_CUDA)));
   PackageSection shim = {TOKENIZER_SHIM_SECTION, moec_shim_start, (size_t)(moec_shim_end - moec_shim_start)};
   vec_push(arena, sections, shim);
   package_write(arena, path, sections);

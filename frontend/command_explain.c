@@ -17,16 +17,25 @@ static const Plan *plan_of_run(Model *model, const Measured *measured) {
   return model->cuda;
 }
 
+/* The decisions for the first target; those for a GPU behind them, where its passes had rates of their own. */
+static void print_ledgers(const Model *model, FILE *out) {
+  ledger_print(model->ledger, model->options->all, out);
+  if (!model->cuda_ledger || model->cuda_ledger == model->ledger)
+    return;
+  fprintf(out, "\non a GPU, at the rates of %s:\n\n", model_rates(model->options, PLAN_CUDA)->name);
+  ledger_print(model->cuda_ledger, model->options->all, out);
+}
+
 static void print_with_run(Model *model, const Measured *measured, FILE *out) {
   Forecast forecast = forecast_make(plan_of_run(model, measured));
   if (model->options->json) {
-    char *ledger = ledger_json(model->ledger), *all = measured_json(measured, &forecast, ledger);
+    char *ledger = model_ledger_json(model), *all = measured_json(measured, &forecast, ledger);
     fprintf(out, "%s\n", all);
     free(ledger);
     free(all);
     return;
   }
-  ledger_print(model->ledger, model->options->all, out);
+  print_ledgers(model, out);
   measured_print(measured, &forecast, out);
 }
 
@@ -44,9 +53,9 @@ int command_explain(int argc, char **argv) {
   if (options.run)
     print_with_run(&model, &measured, out);
   else if (options.json)
-    fprintf(out, "%s\n", ledger_json(model.ledger));
+    fprintf(out, "%s\n", model_ledger_json(&model));
   else
-    ledger_print(model.ledger, options.all, out);
+    print_ledgers(&model, out);
   output_close(&options, out);
   return 0;
 }

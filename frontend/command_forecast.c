@@ -1,5 +1,5 @@
-/* moec forecast: parameters, work and memory of a trainer before any run, on the CPU, or with --target=cuda alone on a
- * GPU.
+/* moec forecast: parameters, work, memory and the time of a step before any run, on the CPU, or with --target=cuda
+ * alone on a GPU.
  */
 #include "frontend/commands.h"
 #include "frontend/forecast.h"
@@ -16,11 +16,12 @@ int command_forecast(int argc, char **argv) {
   else
     model_lower_cuda(&model);
   const Plan *plan = options.cpu ? model.plan : model.cuda;
+  const Rates *rates = model_rates(&options, plan->target);
   FILE *out = output_open(&options);
   if (options.json)
-    fprintf(out, "%s\n", forecast_json(plan, phase));
+    fprintf(out, "%s\n", forecast_json(plan, phase, rates));
   else
-    forecast_print(plan, phase, out);
+    forecast_print(plan, phase, rates, out);
   output_close(&options, out);
   return 0;
 }

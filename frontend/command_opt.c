@@ -13,7 +13,8 @@
 enum { EXIT_USER = 1, EXIT_USAGE = 2, EXIT_ENVIRONMENT = 3, READ_BYTES = 1 << 16 };
 
 static const char usage[] =
-    "usage: moec opt FILE.ir [--passes=a,b] [--PASS:option=value] [--verify=each|end|off] [--time-passes]\n"
+    "usage: moec opt FILE.ir [--passes=a,b] [--PASS:option=value] [--target=cpu|cuda] [--verify=each|end|off] "
+    "[--time-passes]\n"
     "       FILE.ir may be `-`, standard input\n";
 
 static _Noreturn void usage_stop(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -72,6 +73,15 @@ static bool read_setting(Arena *arena, OptOptions *o, const char *word) {
   return true;
 }
 
+/* What the passes price with. */
+static const Rates *read_target(const char *text) {
+  if (strcmp(text, "cpu") == 0)
+    return &rates_cpu;
+  if (strcmp(text, "cuda") == 0)
+    return &rates_cuda;
+  usage_stop("--target=%s: expected cpu or cuda", text);
+}
+
 static OptOptions read_options(Arena *arena, int argc, char **argv) {
   OptOptions o = {0};
   for (int i = 0; i < argc; i++) {
@@ -84,6 +94,8 @@ static OptOptions read_options(Arena *arena, int argc, char **argv) {
       read_passes(arena, &o, value);
     } else if ((value = behind(word, "--verify="))) {
       o.pipeline.verify = read_verify(value);
+    } else if ((value = behind(word, "--target="))) {
+      o.pipeline.rates = read_target(value);
     } else if (strcmp(word, "--time-passes") == 0) {
       o.pipeline.time_passes = true;
     } else if (strcmp(word, "--help") == 0) {

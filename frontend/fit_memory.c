@@ -1,9 +1,9 @@
 /* The search for what must run again.
  *
- * In: the IR before passes, and the bytes a trainer may use. Out: prices for pass recompute. Every round compiles a
- * copy of the IR as far as the forecast; the functions whose activations are too large then pay less for a microsecond
- * of running again, so that more does, value by value, the most bytes for the least time first. It ends when the
- * forecast fits, or when no function that is too large can give more.
+ * In: the IR before passes, a target, and the bytes a trainer may use. Out: prices for pass recompute. Every round
+ * compiles a copy of the IR as far as the forecast; the functions whose activations are too large then pay less for a
+ * microsecond of running again, so that more does, value by value, the most bytes for the least time first. It ends
+ * when the forecast fits, or when no function that is too large can give more.
  */
 #include "frontend/fit_memory.h"
 
@@ -12,11 +12,12 @@
 #include "frontend/forecast.h"
 
 /* Bytes that a microsecond of running again must free: from what policy cheap asks to next to nothing. */
-static const double first_price = 4000, last_price = 0.5, step = 2;
+static const double price_range = 8000, step = 2;
 
 /* By index of a function behind all passes, which is the same in every round; 0: what the policy asks. */
 typedef struct Prices {
   Arena *arena;
+  double first, last;
   double *of; /* arena vector */
 } Prices;
 
@@ -29,30 +30,25 @@ static const char *prices_text(const Module *m, const Prices *prices) {
   return text;
 }
 
-static PipelineOptions with_prices(const Model *m, const char *prices) {
-  PipelineOptions pipeline = m->options->pipeline;
+static PipelineOptions with_prices(const Model *m, PipelineOptions pipeline, const char *prices) {
+  const PassSetting *given = pipeline.settings;
   pipeline.settings = NULL;
-  for (uint32_t i = 0; i < vec_len(m->options->pipeline.settings); i++)
-    vec_push(m->arena, pipeline.settings, m->options->pipeline.settings[i]);
+  for (uint32_t i = 0; i < vec_len(given); i++)
+    vec_push(m->arena, pipeline.settings, given[i]);
   if (prices)
     vec_push(m->arena, pipeline.settings, (PassSetting){"recompute", "prices", prices});
   return pipeline;
 }
 
-/* The plan of a copy of the module under these prices: of the targets wanted, that which needs most. */
-static const Plan *compile(const Model *m, const char *text, const char *prices) {
+/* The plan of a copy of the module under these prices. */
+static const Plan *compile(const Model *m, const char *text, PlanTarget target, PipelineOptions pipeline) {
   Module *copy = module_parse(m->arena, m->options->model, text);
-  PipelineOptions pipeline = with_prices(m, prices);
   pipeline.after = NULL;
   pipeline.dump = NULL;
   pipeline.time_passes = false;
   pipeline.verify = VERIFY_OFF;
   pipeline_run(copy, &pipeline, ledger_new(m->arena));
-  const Plan *cpu = m->options->cpu ? plan_lower(copy, PLAN_CPU, m->options->keep_values) : NULL;
-  const Plan *cuda = m->options->cuda ? plan_lower(copy, PLAN_CUDA, m->options->keep_values) : NULL;
-  if (!cpu || !cuda)
-    return cpu ? cpu : cuda;
-  return forecast_peak(cuda) > forecast_peak(cpu) ? cuda : cpu;
+  return plan_lower(copy, target, m->options->keep_values);
 }
 
 /* Lowers the price of the functions that need more than `act` bytes of activations. False: none can give more. */
@@ -62,24 +58,24 @@ static bool lower_prices(const Plan *plan, Prices *prices, int64_t act) {
     if (i == vec_len(prices->of))
       vec_push(prices->arena, prices->of, 0);
     double *price = &prices->of[i];
-    if (plan->funcs[i].act <= act || plan->funcs[i].loss_inst == NO_INST || *price == last_price)
+    if (plan->funcs[i].act <= act || plan->funcs[i].loss_inst == NO_INST || *price == prices->last)
       continue;
-    *price = *price > 0 ? *price / step : first_price;
-    if (*price < last_price)
-      *price = last_price;
+    *price = *price > 0 ? *price / step : prices->first;
+    if (*price < prices->last)
+      *price = prices->last;
     lowered = true;
   }
   return lowered;
 }
 
-PipelineOptions fit_memory(const Model *m) {
-  const char *text = module_text(m->module), *chosen = NULL;
-  Prices prices = {.arena = m->arena};
+PipelineOptions fit_memory(const Model *m, const Module *module, PlanTarget target, PipelineOptions pipeline) {
+  const char *text = module_text(module), *chosen = NULL;
+  Prices prices = {.arena = m->arena, .first = pipeline.rates->price, .last = pipeline.rates->price / price_range};
   for (;;) {
-    const Plan *plan = compile(m, text, chosen);
+    const Plan *plan = compile(m, text, target, with_prices(m, pipeline, chosen));
     int64_t act = plan_act_bytes(plan), excess = forecast_peak(plan) - m->options->memory;
     if (excess <= 0 || !lower_prices(plan, &prices, act - excess))
-      return with_prices(m, chosen);
+      return with_prices(m, pipeline, chosen);
     chosen = prices_text(plan->module, &prices);
   }
 }

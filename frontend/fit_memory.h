@@ -4,8 +4,8 @@
 
 #include "frontend/model.h"
 
-/* Behind model_load, with --memory given: the model's pipeline, with prices for pass recompute under which the forecast
- * fits, or comes as near as recomputing can bring it. */
-PipelineOptions fit_memory(const Model *m);
+/* With --memory given, for a module in front of the passes: `pipeline` with prices for pass recompute under which the
+ * target's forecast fits, or comes as near as recomputing can bring it. */
+PipelineOptions fit_memory(const Model *m, const Module *module, PlanTarget target, PipelineOptions pipeline);
 
 #endif

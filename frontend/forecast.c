@@ -190,16 +190,18 @@ static PhaseForecast forecast_phase(const Plan *plan, uint32_t index, int64_t ac
   PhaseForecast f = {.phase = phase};
   f.parameters = count_parameters(plan, phase);
   f.work = count_work(plan, phase);
-  f.param = f.grad = arena_bytes(phase->table);
+  f.param = arena_bytes(phase->table);
+  f.grad = table_gradient_bytes(m, phase->table, phase->table->size);
   f.moments = 2 * f.param;
-  f.accumulators = m->accumulate > 1 ? f.grad : 0;
+  f.accumulators = m->accumulate > 1 ? f.param : 0;
   f.funcs = forecast_funcs(plan, phase);
   f.copies = plan_copy_bytes(plan, phase->table);
   const int64_t arenas = f.param + f.copies + f.grad + f.moments;
   f.total = arenas + f.accumulators + act;
   const Table *before = index > 0 ? m->phases[index - 1]->table : phase->table;
   if (before != phase->table)
-    f.entry = 4 * arena_bytes(before) + plan_copy_bytes(plan, before) + arenas + act;
+    f.entry = 3 * arena_bytes(before) + table_gradient_bytes(m, before, before->size) + plan_copy_bytes(plan, before) +
+              arenas + act;
   return f;
 }
 

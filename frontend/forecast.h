@@ -3,6 +3,7 @@
 #define MOEC_FORECAST_H
 
 #include "codegen/plan.h"
+#include "passes/rates.h"
 
 /* Numbers of elements. Expert parameters are those a grouped product or a per-expert bias reads. */
 typedef struct ParameterCount {
@@ -52,8 +53,8 @@ Forecast forecast_make(const Plan *plan);
 /* The storages that hold the most at the peak of a function, the largest first; at most `most` of them. */
 const Storage **forecast_largest(Arena *arena, const FuncPlan *plan, uint32_t most);
 int64_t forecast_peak(const Plan *plan);
-/* only: one phase, or NULL for all. */
-void forecast_print(const Plan *plan, const Phase *only, FILE *out);
-char *forecast_json(const Plan *plan, const Phase *only); /* malloc'ed */
+/* only: one phase, or NULL for all; the rates of the plan's target. */
+void forecast_print(const Plan *plan, const Phase *only, const Rates *rates, FILE *out);
+char *forecast_json(const Plan *plan, const Phase *only, const Rates *rates); /* malloc'ed */
 
 #endif

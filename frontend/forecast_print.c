@@ -1,7 +1,7 @@
 /* The forecast as text for people and as JSON for tools. */
 #include "frontend/forecast.h"
-
-#include <cjson/cJSON.h>
+#include "frontend/forecast_step.h"
+#include "frontend/rates_file.h"
 
 static double mebibytes(int64_t bytes) {
   return (double)bytes / (1 << 20);
@@ -72,7 +72,7 @@ static void print_memory(const Forecast *forecast, const PhaseForecast *f, FILE 
     fprintf(out, "    the transition into it holds both tables: %.1f MiB\n", mebibytes(f->entry));
 }
 
-void forecast_print(const Plan *plan, const Phase *only, FILE *out) {
+void forecast_print(const Plan *plan, const Phase *only, const Rates *rates, FILE *out) {
   Forecast forecast = forecast_make(plan);
   const Module *m = plan->module;
   fprintf(out, "%s: batch %lld x %lld tokens in %lld micro-batch%s\n", m->name, (long long)m->batch,
@@ -84,6 +84,7 @@ void forecast_print(const Plan *plan, const Phase *only, FILE *out) {
     fprintf(out, "phase %s\n", f->phase->name);
     print_parameters(&f->parameters, out);
     print_work(m, &f->work, out);
+    forecast_steps_print(forecast_steps(plan, f->phase, rates), rates, out);
     print_memory(&forecast, f, out);
   }
   fprintf(out, "peak memory %.1f MiB\n", mebibytes(forecast.peak));
@@ -144,7 +145,7 @@ static cJSON *memory_json(const Forecast *forecast, const PhaseForecast *f) {
   return json;
 }
 
-char *forecast_json(const Plan *plan, const Phase *only) {
+char *forecast_json(const Plan *plan, const Phase *only, const Rates *rates) {
   Forecast forecast = forecast_make(plan);
   const Module *m = plan->module;
   cJSON *json = cJSON_CreateObject();
@@ -152,6 +153,7 @@ char *forecast_json(const Plan *plan, const Phase *only) {
   add_number(json, "batch", (double)m->batch);
   add_number(json, "sequence", (double)m->sequence_length);
   add_number(json, "accumulate", (double)(m->accumulate ? m->accumulate : 1));
+  cJSON_AddItemToObject(json, "rates", rates_json(rates));
   cJSON *phases = cJSON_AddArrayToObject(json, "phases");
   for (uint32_t i = 0; i < vec_len(forecast.phases); i++) {
     const PhaseForecast *f = &forecast.phases[i];
@@ -161,6 +163,7 @@ char *forecast_json(const Plan *plan, const Phase *only) {
     cJSON_AddStringToObject(phase, "name", f->phase->name);
     cJSON_AddItemToObject(phase, "parameters", parameters_json(&f->parameters));
     cJSON_AddItemToObject(phase, "work", work_json(m, &f->work));
+    cJSON_AddItemToObject(phase, "step", forecast_steps_json(forecast_steps(plan, f->phase, rates), rates));
     cJSON_AddItemToObject(phase, "memory", memory_json(&forecast, f));
     cJSON_AddItemToArray(phases, phase);
   }

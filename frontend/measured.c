@@ -116,6 +116,19 @@ static void read_lines(Reader *r, const char *file, void (*read_line)(Reader *, 
 
 /* ---------------------------------------------------------------- tuning.json */
 
+/* On the run's GPU; the file may hold those of others. */
+static void read_choice(Reader *r, const cJSON *choice, const char *kind) {
+  if (!strstr(r->measured->machine, text_of(r, 0, choice, "gpu")))
+    return;
+  bool product = strcmp(kind, "product") == 0;
+  ChoiceMeasured made = {.product = product,
+                         .chosen = product ? NULL : arena_intern(r->arena, text_of(r, 0, choice, "algorithm")),
+                         .among = arena_intern(r->arena, text_of(r, 0, choice, "shape")),
+                         .seconds = number_of(r, 0, choice, "seconds"),
+                         .candidates = number_of(r, 0, choice, "candidates")};
+  vec_push(r->arena, r->measured->choices, made);
+}
+
 static void read_tuning(Reader *r) {
   r->path = arena_print(r->arena, "%s/tuning.json", r->measured->run);
   Bytes bytes = file_read("the run's tuning", r->path);
@@ -124,8 +137,11 @@ static void read_tuning(Reader *r) {
   if (!cJSON_IsArray(choices))
     damaged(r, 0, "no list \"choices\"");
   cJSON_ArrayForEach(choice, choices) {
-    if (strcmp(text_of(r, 0, choice, "kind"), "crossover") != 0)
+    const char *kind = text_of(r, 0, choice, "kind");
+    if (strcmp(kind, "crossover") != 0) {
+      read_choice(r, choice, kind);
       continue;
+    }
     PhaseMeasured *p = find_phase(r, 0, text_of(r, 0, choice, "phase"));
     p->crossover = number_of(r, 0, choice, "experts_per_token");
     p->crossover_by = arena_intern(r->arena, text_of(r, 0, choice, "by"));

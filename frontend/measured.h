@@ -22,10 +22,20 @@ typedef struct PhaseMeasured {
   const char *crossover_by;                      /* "cost model" or "timing" */
 } PhaseMeasured;
 
+/* Of several ways to compute the same, or algorithms of a product, the one that was the fastest on the run's GPU. */
+typedef struct ChoiceMeasured {
+  bool product;       /* else among the ways of a plan */
+  const char *chosen; /* the way's name; of products NULL */
+  const char *among;  /* "mma: moec_attention_1f 64; wgmma: ..."; the product's shape */
+  double seconds;     /* of the chosen one */
+  double candidates;  /* how many were timed */
+} ChoiceMeasured;
+
 typedef struct Measured {
   const char *run;
-  const char *machine;   /* "cpu, x86-64-v4, 2 threads, oneDNN 2.6.3" */
-  PhaseMeasured *phases; /* arena vector, those of the module in their order */
+  const char *machine;     /* "cpu, x86-64-v4, 2 threads, oneDNN 2.6.3" */
+  PhaseMeasured *phases;   /* arena vector, those of the module in their order */
+  ChoiceMeasured *choices; /* arena vector, in the order of tuning.json */
 } Measured;
 
 /* `ir`: the model's IR before passes, which must be that of the run. What is missing, damaged or of another model is

@@ -61,6 +61,20 @@ static void print_memory(const PhaseMeasured *p, const PhaseForecast *f, FILE *o
   fprintf(out, "; forecast %.1f\n", mebibytes(forecast_memory(f)));
 }
 
+/* What was chosen by timing on a GPU: the ways of a plan one by one, algorithms of products all together. */
+static void print_choices(const Measured *measured, FILE *out) {
+  int products = 0;
+  for (uint32_t i = 0; i < vec_len(measured->choices); i++) {
+    const ChoiceMeasured *c = &measured->choices[i];
+    products += c->product;
+    if (!c->product)
+      fprintf(out, "timed: %s is the fastest of %.0f ways, %.3f ms\n  among        %s\n", c->chosen, c->candidates,
+              1e3 * c->seconds, c->among);
+  }
+  if (products)
+    fprintf(out, "timed: the algorithms of %d product%s\n", products, products == 1 ? "" : "s");
+}
+
 void measured_print(const Measured *measured, const Forecast *forecast, FILE *out) {
   fprintf(out, "measured in %s: %s\n", measured->run, measured->machine);
   for (uint32_t i = 0; i < vec_len(measured->phases); i++) {
@@ -76,6 +90,7 @@ void measured_print(const Measured *measured, const Forecast *forecast, FILE *ou
     print_work(p, f, out);
     print_memory(p, f, out);
   }
+  print_choices(measured, out);
 }
 
 /* ---------------------------------------------------------------- JSON */
@@ -114,6 +129,21 @@ static void add_measured(cJSON *json, const PhaseMeasured *p) {
   }
 }
 
+static void add_choices(cJSON *json, const Measured *measured) {
+  cJSON *choices = cJSON_AddArrayToObject(json, "choices");
+  for (uint32_t i = 0; i < vec_len(measured->choices); i++) {
+    const ChoiceMeasured *c = &measured->choices[i];
+    cJSON *choice = cJSON_CreateObject();
+    cJSON_AddStringToObject(choice, "kind", c->product ? "product" : "kernel");
+    if (c->chosen)
+      cJSON_AddStringToObject(choice, "chosen", c->chosen);
+    cJSON_AddStringToObject(choice, "among", c->among);
+    add_number(choice, "seconds", c->seconds);
+    add_number(choice, "candidates", c->candidates);
+    cJSON_AddItemToArray(choices, choice);
+  }
+}
+
 static void add_predicted(cJSON *json, const PhaseMeasured *p, const PhaseForecast *f) {
   cJSON *predicted = cJSON_AddObjectToObject(json, "predicted");
   if (p->phase->crossover > 0)
@@ -140,6 +170,7 @@ char *measured_json(const Measured *measured, const Forecast *forecast, const ch
     add_predicted(phase, p, &forecast->phases[i]);
     cJSON_AddItemToArray(phases, phase);
   }
+  add_choices(run, measured);
   char *text = cJSON_Print(root);
   cJSON_Delete(root);
   if (!text)

@@ -2,6 +2,7 @@
  */
 #include "frontend/model.h"
 
+#include <cjson/cJSON.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,17 +88,57 @@ static bool can_fit(const Options *o) {
   return o->memory && !model_is_text(o);
 }
 
+const Rates *model_rates(const Options *options, PlanTarget target) {
+  if (options->pipeline.rates)
+    return options->pipeline.rates;
+  return target == PLAN_CPU ? &rates_cpu : &rates_cuda;
+}
+
+static void run_passes(Model *m, Module *module, Ledger *ledger, PlanTarget target) {
+  double start = seconds_now();
+  PipelineOptions pipeline = m->options->pipeline;
+  pipeline.rates = model_rates(m->options, target);
+  if (module != m->module)
+    pipeline.dump = NULL;
+  if (can_fit(m->options)) {
+    pipeline = fit_memory(m, module, target, pipeline);
+    report_time(m->options, "--memory", start);
+  }
+  pipeline_run(module, &pipeline, ledger);
+}
+
 void model_optimize(Model *m) {
   m->ledger = ledger_new(m->arena);
   if (model_is_text(m->options))
     return;
-  double start = seconds_now();
-  PipelineOptions pipeline = m->options->pipeline;
-  if (can_fit(m->options)) {
-    pipeline = fit_memory(m);
-    report_time(m->options, "--memory", start);
-  }
-  pipeline_run(m->module, &pipeline, m->ledger);
+  if (m->options->cpu && m->options->cuda && !m->graph_text)
+    m->graph_text = module_text(m->module);
+  run_passes(m, m->module, m->ledger, m->options->cpu ? PLAN_CPU : PLAN_CUDA);
+}
+
+/* The module behind the passes for CUDA. What shows passes one by one shows those of the first target. */
+static void optimize_cuda(Model *m) {
+  m->cuda_module = m->module;
+  m->cuda_ledger = m->ledger;
+  if (!m->options->cpu || model_is_text(m->options))
+    return;
+  m->cuda_module = module_parse(m->arena, m->options->model, m->graph_text);
+  m->cuda_ledger = ledger_new(m->arena);
+  run_passes(m, m->cuda_module, m->cuda_ledger, PLAN_CUDA);
+}
+
+char *model_ledger_json(const Model *m) {
+  const bool two = m->cuda_ledger && m->cuda_ledger != m->ledger;
+  char *first = ledger_json(m->ledger), *second = two ? ledger_json(m->cuda_ledger) : NULL;
+  if (!second)
+    return first;
+  cJSON *all = cJSON_Parse(first);
+  cJSON_AddItemToObject(all, "cuda", cJSON_Parse(second));
+  char *text = cJSON_Print(all);
+  cJSON_Delete(all);
+  free(first);
+  free(second);
+  return text;
 }
 
 static double mebibytes(int64_t bytes) {
@@ -124,10 +165,11 @@ void model_lower(Model *m) {
 }
 
 void model_lower_cuda(Model *m) {
+  optimize_cuda(m);
   double start = seconds_now();
   m->cuda = plan_lower_cuda(
-      m->module, m->options->keep_values,
-      (CudaOptions){.grouped = m->options->grouped, .attention = m->options->attention, .ledger = m->ledger});
+      m->cuda_module, m->options->keep_values,
+      (CudaOptions){.grouped = m->options->grouped, .attention = m->options->attention, .ledger = m->cuda_ledger});
   report_time(m->options, "plan for CUDA", start);
   check_memory(m, m->cuda, " on a GPU");
 }
@@ -150,7 +192,8 @@ bool phase_has(const Phase *phase, const Func *f) {
     return true;
   size_t length = strlen(phase->name), table = strlen(phase->table->name);
   return (strncmp(f->name, phase->name, length) == 0 && f->name[length] == '.') ||
-         (strncmp(f->name, phase->table->name, table) == 0 && strcmp(f->name + table, ".update") == 0) ||
+         (strncmp(f->name, phase->table->name, table) == 0 &&
+          (strcmp(f->name + table, ".update") == 0 || strcmp(f->name + table, ".copies") == 0)) ||
          (phase->enter && strcmp(f->name, phase->enter) == 0);
 }
 

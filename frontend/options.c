@@ -5,6 +5,8 @@
  */
 #include "frontend/options.h"
 
+#include "frontend/rates_file.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -21,6 +23,7 @@ typedef enum OptionId {
   OPTION_ATTENTION,
   OPTION_RANKS,
   OPTION_TOPOLOGY,
+  OPTION_RATES,
   OPTION_MEMORY,
   OPTION_VERIFY,
   OPTION_TIME_PASSES,
@@ -78,6 +81,9 @@ static const OptionRow rows[] = {
     {"--attention", "both|mma|wgmma", OPTION_ATTENTION, COMMAND_ALL, "kernels for attention on a GPU (both)"},
     {"--ranks", "dp:N,ep:N", OPTION_RANKS, COMMAND_ALL, "layout of ranks; one rank is what this version compiles for"},
     {"--topology", "FILE|NAME", OPTION_TOPOLOGY, COMMAND_ALL, "the network between ranks"},
+    {"--rates", "FILE", OPTION_RATES, COMMAND_ALL,
+     "JSON: how fast the target is, in the form of `moec forecast --json`, where it is not the machine of the "
+     "defaults"},
     {"--memory", "16G", OPTION_MEMORY, COMMAND_ALL,
      "what a trainer may use: values run again until it fits; an error if they cannot"},
     {"--cpu", "native", OPTION_CPU, COMMAND_BUILD | COMMAND_TRAIN, "also carry kernels for exactly this machine"},
@@ -265,6 +271,9 @@ static void set_option(Arena *arena, Options *o, unsigned command, const OptionR
   case OPTION_TOPOLOGY:
     fprintf(stderr, "moec: --topology=%s has no effect on one rank\n", value);
     break;
+  case OPTION_RATES:
+    o->rates_file = value;
+    break;
   case OPTION_MEMORY:
     o->memory = read_bytes(command, row->name, value);
     break;
@@ -389,6 +398,10 @@ Options options_read(Arena *arena, unsigned command, int argc, char **argv) {
     usage_fail(command, "the model script is missing");
   if (vec_len(o.precompile) && !o.cuda)
     usage_fail(command, "--precompile: --target=cpu leaves CUDA out");
+  if (o.rates_file && o.cpu && o.cuda)
+    usage_fail(command, "--rates=%s: of which target? --target=cpu or --target=cuda says so", o.rates_file);
+  if (o.rates_file)
+    o.pipeline.rates = rates_read(arena, o.rates_file, o.cpu ? &rates_cpu : &rates_cuda);
   const char *wrong = pipeline_check(arena, &o.pipeline);
   if (wrong)
     usage_fail(command, "%s", wrong);

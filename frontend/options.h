@@ -33,6 +33,7 @@ typedef struct Options {
   CudaKinds grouped, attention; /* --grouped, --attention */
   bool cpu, cuda;               /* --target; both when not given */
   const char **precompile;      /* --precompile: architectures; arena vector */
+  const char *rates_file;       /* --rates, read into pipeline.rates */
   PipelineOptions pipeline;     /* verified by pipeline_check */
 } Options;
 

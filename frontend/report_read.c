@@ -372,7 +372,11 @@ static void read_trainer(Reader *r, const char **trainers) {
     if (!model || payload_ir_hash(model->data, model->size) != hash)
       continue;
     r->run->ledger = section_json(payload, SECTION_LEDGER);
-    r->run->forecast = section_json(payload, SECTION_FORECAST);
+    bool gpu = strncmp(r->run->machine, "cuda,", 5) == 0;
+    cJSON *own_decisions = gpu ? cJSON_DetachItemFromObjectCaseSensitive(r->run->ledger, "cuda") : NULL;
+    if (own_decisions) /* a trainer for both targets */
+      r->run->ledger = own_decisions;
+    r->run->forecast = section_json(payload, gpu ? SECTION_FORECAST_CUDA : SECTION_FORECAST_CPU);
   }
 }
 

@@ -270,7 +270,7 @@ static double crossover_of(const PassContext *context, const DensePrice *price) 
 /* The ledger's line for the layers that can be wide; whether the second version is made. */
 static bool decide_versions(const PassContext *context, const Func *f, const DenseLayer *layers, double *crossover) {
   Arena *arena = context->module->arena;
-  const DensePrice price = dense_price(layers);
+  const DensePrice price = dense_price(layers, context->rates);
   Site site = {0};
   int64_t most = 0, experts = 0;
   for (uint32_t i = 0; i < vec_len(layers); i++) {
@@ -292,8 +292,8 @@ static bool decide_versions(const PassContext *context, const Func *f, const Den
       arena,
       "wide costs the same at any density, packed %.4g us and %.4g us per expert of a token (%s): wide is faster "
       "above %.3g%s of %lld experts per token",
-      price.packed_fixed.microseconds, price.packed_per_token.microseconds, dense_rates(context->module), *crossover,
-      given ? " (as given)" : "", (long long)experts);
+      price.packed_fixed.microseconds, price.packed_per_token.microseconds,
+      dense_rates(context->module, context->rates), *crossover, given ? " (as given)" : "", (long long)experts);
   const char *why = arena_print(arena, "a token selects at most %lld", (long long)most);
   Alternative *instead = NULL;
   if ((double)most > *crossover) {

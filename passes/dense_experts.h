@@ -41,9 +41,9 @@ typedef struct DensePrice {
   double crossover; /* experts per token at which both cost the same; may lie beyond the number of experts */
 } DensePrice;
 
-DensePrice dense_price(const DenseLayer *layers);
+DensePrice dense_price(const DenseLayer *layers, const Rates *rates);
 /* Of all layers without a refusal, in packed form. */
 Cost dense_packed_cost(const DensePrice *price, double experts_per_token);
-const char *dense_rates(const Module *m); /* the rates of the prices, in words */
+const char *dense_rates(const Module *m, const Rates *rates); /* the rates of the prices, in words */
 
 #endif

@@ -218,26 +218,48 @@ static double cluster_traffic(const Fuse *s, uint32_t c) {
   return fuse_traffic(s, s->clusters[c].members, vec_len(s->clusters[c].members));
 }
 
+/* The end of a cluster that changes sides with its last member: on a GPU, whose stored rows are bf16, with the casts
+ * that only the moved ones read; else that member alone. Returns how many members stay. */
+static uint32_t moving_end(const Fuse *s, const uint32_t *members) {
+  uint32_t first = vec_len(members) - 1;
+  while (s->context->rates->gpu && first > 0 && s->f->insts[members[first - 1]].op == OP_cast) {
+    const ValueId v = s->f->insts[members[first - 1]].output[0];
+    uint32_t reads = 0;
+    for (uint32_t i = 0; i < vec_len(s->readers[v]); i++)
+      for (uint32_t k = first; k < vec_len(members); k++)
+        reads += s->readers[v][i] == members[k];
+    if (reads == 0 || reads < s->uses[v])
+      break;
+    first--;
+  }
+  return first;
+}
+
 /* Where `maker`, the last of its cluster, is better off with its reader `last`, it changes sides. */
 static void try_steal(Fuse *s, uint32_t maker, uint32_t last) {
   Cluster *from = &s->clusters[s->cluster[maker]];
   const uint32_t count = vec_len(from->members);
   if (from->closed || count < 2 || maker != from->anchor || from->members[count - 1] != maker)
     return;
+  const uint32_t stay = moving_end(s, from->members);
+  if (stay == 0)
+    return;
   const double before = cluster_traffic(s, s->cluster[maker]) + cluster_traffic(s, s->cluster[last]);
   trial_clear(s);
   trial_add_cluster(s, s->cluster[last]);
-  trial_add(s, maker);
+  for (uint32_t i = stay; i < count; i++)
+    trial_add(s, from->members[i]);
   trial_close(s);
   if (fuse_kernel_refusal(s) != NULL || fuse_order_refusal(s, last) != NULL ||
-      fuse_traffic(s, from->members, count - 1) + fuse_traffic(s, s->trial, vec_len(s->trial)) >= before)
+      fuse_traffic(s, from->members, stay) + fuse_traffic(s, s->trial, vec_len(s->trial)) >= before)
     return;
-  Cluster rest = {.anchor = from->members[count - 2]};
-  for (uint32_t i = 0; i + 1 < count; i++) {
+  Cluster rest = {.anchor = from->members[stay - 1]};
+  for (uint32_t i = 0; i < stay; i++) {
     s->cluster[from->members[i]] = vec_len(s->clusters);
     vec_push(s->arena, rest.members, from->members[i]);
   }
-  s->cluster[maker] = NO_CLUSTER;
+  for (uint32_t i = stay; i < count; i++)
+    s->cluster[from->members[i]] = NO_CLUSTER;
   from->members = NULL;
   vec_push(s->arena, s->clusters, rest);
   merge_trial(s, last);

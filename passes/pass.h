@@ -7,6 +7,7 @@
 
 #include "ir/ir.h"
 #include "passes/ledger.h"
+#include "passes/rates.h"
 
 /* One "--PASS:option=value" of the command line. */
 typedef struct PassSetting {
@@ -18,6 +19,7 @@ typedef struct PassContext {
   Ledger *ledger;
   const char *pass;            /* the running pass's name */
   const PassSetting *settings; /* arena vector, of all passes */
+  const Rates *rates;          /* of the target that the module is compiled for */
 } PassContext;
 
 /* Returns whether it changed anything. */
@@ -35,6 +37,7 @@ bool pass_dce(PassContext *context);
 bool pass_precision(PassContext *context);
 bool pass_chunk_head(PassContext *context);
 bool pass_recompute(PassContext *context);
+bool pass_narrow_rows(PassContext *context);
 bool pass_fuse_gate(PassContext *context);
 bool pass_fuse_rows(PassContext *context);
 bool pass_schedule(PassContext *context);

@@ -24,12 +24,14 @@ const Pass pipeline_passes[] = {
     {"fold", ANY, SAME, "", pass_fold, "evaluates constants, drops what changes nothing"},
     {"cse", ANY, SAME, "", pass_cse, "computes equal expressions once"},
     {"dce", ANY, SAME, "", pass_dce, "removes what no result needs"},
-    {"precision", GRAPH | GRADIENT, SAME, "scores", pass_precision,
+    {"precision", GRAPH | GRADIENT, SAME, "gradients scores", pass_precision,
      "bf16 operands for matrix products and attention, where the module asks for them"},
     {"chunk_head", GRADIENT, SAME, "rows", pass_chunk_head,
      "the output layer, its loss and their gradients together, in chunks of rows where that pays"},
     {"recompute", GRADIENT, SAME, "policy prices", pass_recompute,
      "makes again, where the backward part needs it, what is not worth keeping"},
+    {"narrow_rows", GRADIENT, SAME, "", pass_narrow_rows,
+     "on a GPU, in bf16 what row kernels leave in memory for later ones"},
     {"fuse_gate", ANY, STAGE_FUSED, FUSE_OPTIONS, pass_fuse_gate,
      "one kernel for a gate: product, noise, softmax, mask"},
     {"fuse_rows", ANY, STAGE_FUSED, FUSE_OPTIONS, pass_fuse_rows, "one kernel for chains of ops on the same rows"},
@@ -127,7 +129,11 @@ static bool is_disabled(const PipelineOptions *o, const Pass *p) {
 static void run_pass(Module *m, const Pass *p, const PipelineOptions *o, Ledger *ledger) {
   if (!(p->stages >> m->stage & 1))
     ir_fail((Loc){0}, "pass %s cannot take a module at stage %s", p->name, stage_name[m->stage]);
-  PassContext context = {.module = m, .ledger = ledger, .pass = p->name, .settings = o->settings};
+  PassContext context = {.module = m,
+                         .ledger = ledger,
+                         .pass = p->name,
+                         .settings = o->settings,
+                         .rates = o->rates ? o->rates : &rates_cpu};
   const double start = seconds_now();
   bool changed = p->function(&context);
   if (p->stage_out != SAME)

@@ -19,12 +19,13 @@ typedef struct Pass {
 extern const Pass pipeline_passes[];         /* in order; ends with a NULL name */
 const Pass *pipeline_find(const char *name); /* NULL when there is none */
 
-/* Zero is the default of every field: the whole pipeline, verified after each pass. */
+/* Zero is the default of every field: the whole pipeline, for the CPU, verified after each pass. */
 typedef struct PipelineOptions {
   const char **only;     /* arena vector: run just these, in this order (moec opt --passes=a,b) */
   const char **disabled; /* arena vector: --no-PASS */
   PassSetting *settings; /* arena vector: --PASS:option=value */
   const char *after;     /* stop behind this pass; NULL: run all */
+  const Rates *rates;    /* of the target; NULL: rates_cpu */
   VerifyMode verify;
   bool time_passes; /* one line per pass on standard error */
   /* After each pass; `changed` is false for a pass that did nothing, which a dump reports as "(unchanged)". */

@@ -9,14 +9,14 @@
  *
  * Policies (option policy):
  *   none    everything the backward part reads is kept
- *   cheap   row ops run again (elementwise, row reductions, gathers) where the bytes they free are worth the time: of a
- *           GELU only its operand is kept, of a layer norm its operand and two numbers per row. The default: measured,
- *           it takes no longer than keeping everything. Dropout masks may run again too, but on the CPU ten rounds of
- *           Philox are dearer than the mask's memory
- *   layer   of a layer its input, decisions and attention are kept; products run again too
- * Option prices overrides the price of single functions, as the search for --memory does: "NAME=BYTES,...", the bytes
- * that a microsecond of running again must free; with it, products may run again, and of equal layers the first ones,
- * whose values are kept longest, do so first.
+ *   cheap   row ops run again (elementwise, row reductions, gathers) where the bytes they free are worth the time at
+ * the target's rates (rates.h): of a GELU only its operand is kept, of a layer norm its operand and two numbers per
+ * row. The default: measured on the CPU, it takes no longer than keeping everything; on a GPU, whose time is memory's,
+ * it is what moves the least, and memory counts for little. Dropout masks may run again too, but ten rounds of Philox
+ * are dearer than the mask's memory layer   of a layer its input, decisions and attention are kept; products run again
+ * too Option prices overrides the price of single functions, as the search for --memory does: "NAME=BYTES,...", the
+ * bytes that a microsecond of running again must free; with it, products may run again, and of equal layers the first
+ * ones, whose values are kept longest, do so first.
  *
  * Two policies of systems with expert parallelism have nothing to act on with one rank and are refused: `exchanges`
  * keeps what the exchanges between ranks give, which come behind `dispatch` (packed rows go to their experts' ranks)
@@ -35,22 +35,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEFAULT_PRICE = 4000 }; /* bytes per microsecond: a fifth of what memory moves in that time */
+enum { POLICY_COUNT = 3 };
 
-static const Policy policies[] = {
-    {.name = "none", .none = true},
-    {.name = "cheap", .price = DEFAULT_PRICE},
-    {.name = "layer", .products = true, .price = 1e-3},
-};
-enum { POLICY_COUNT = sizeof policies / sizeof *policies };
+static Policy policy_at(int i, const Rates *rates) {
+  const Policy policies[POLICY_COUNT] = {
+      {.name = "none", .none = true},
+      {.name = "cheap", .price = rates->price},
+      {.name = "layer", .products = true, .price = 1e-3},
+  };
+  return policies[i];
+}
 
 /* ---------------------------------------------------------------- options */
 
 static Policy read_policy(const PassContext *context) {
   const char *name = pass_setting_text(context, "policy", "cheap");
   for (int i = 0; i < POLICY_COUNT; i++)
-    if (strcmp(policies[i].name, name) == 0)
-      return policies[i];
+    if (strcmp(policy_at(i, context->rates).name, name) == 0)
+      return policy_at(i, context->rates);
   if (strcmp(name, "exchanges") == 0 || strcmp(name, "three_tensor") == 0)
     ir_fail((Loc){0},
             "--recompute:policy=%s: it chooses what to keep around the exchanges between ranks, and one rank has no "
@@ -92,11 +94,12 @@ static void decide_policy(const PassContext *context, const Forward *forward, co
   Arena *arena = forward->arena;
   Alternative *alternatives = NULL;
   for (int i = 0; i < POLICY_COUNT; i++) {
-    if (strcmp(policies[i].name, policy->name) == 0)
+    const Policy instead = policy_at(i, context->rates);
+    if (strcmp(instead.name, policy->name) == 0)
       continue;
-    const Choice other = recompute_choose(forward, &policies[i]);
+    const Choice other = recompute_choose(forward, &instead);
     const char *lost = other.kept > choice->kept ? "it keeps more" : "it frees less than its time is worth";
-    const Alternative alternative = {arena_print(arena, "policy %s", policies[i].name),
+    const Alternative alternative = {arena_print(arena, "policy %s", instead.name),
                                      cost_of(other.kept, other.flops, other.microseconds), lost};
     vec_push(arena, alternatives, alternative);
   }
@@ -133,7 +136,7 @@ static void decide_again(const PassContext *context, const Forward *forward, con
   double flops = 0, time = 0;
   count_chain(forward, choice, v, seen, &insts, &flops, &time);
   Alternative *alternatives = NULL;
-  const Alternative keep = {"kept in memory", cost_of(recompute_bytes(forward->f, v), 0, -1),
+  const Alternative keep = {"kept in memory", cost_of(recompute_bytes(forward, v), 0, -1),
                             "its memory is worth more than the time"};
   vec_push(arena, alternatives, keep);
   decide(context->ledger, site, arena_print(arena, "%d instruction%s run again", insts, insts == 1 ? "" : "s"),
@@ -160,7 +163,7 @@ static void decide_kept(const PassContext *context, const Forward *forward, cons
   const Alternative again = {"made again", cost_of(-1, recompute_flops(forward, v), recompute_time(forward, v)),
                              reason};
   vec_push(forward->arena, alternatives, again);
-  decide(context->ledger, site, "kept in memory", alternatives, cost_of(recompute_bytes(forward->f, v), 0, -1), reason);
+  decide(context->ledger, site, "kept in memory", alternatives, cost_of(recompute_bytes(forward, v), 0, -1), reason);
 }
 
 static void decide_values(const PassContext *context, const Forward *forward, const Policy *policy,
@@ -305,7 +308,7 @@ static void write_func(const Forward *forward, const Choice *choice) {
 
 static bool recompute_func(const PassContext *context, Func *f) {
   Forward forward;
-  if (!recompute_forward(f, &forward))
+  if (!recompute_forward(f, context->rates, &forward))
     return false;
   const Policy policy = policy_of(context, f);
   const Choice choice = recompute_choose(&forward, &policy);

@@ -22,9 +22,11 @@ enum { GRADE = 8 };
 typedef struct Forward {
   Func *f;
   Arena *arena;
+  const Rates *rates;
   uint32_t count;     /* instructions before `count` are the forward part */
   bool *read;         /* by ValueId: the backward part reads it */
   bool *written;      /* by ValueId: by something that is no row op, so that it has to be in memory */
+  bool *stored;       /* by ValueId: the forward part puts it into memory, kept or not */
   const char **fixed; /* by ValueId: why it never runs again; NULL: it may */
   bool *border;       /* by ValueId: it leads from one layer into another */
   bool *last;         /* by ValueId: made behind the last border: the backward part begins there */
@@ -34,12 +36,13 @@ typedef struct Forward {
 typedef struct Choice {
   Fate *fate;                 /* by ValueId */
   uint32_t *times;            /* by ValueId: how often it runs again; 0: not */
+  uint32_t *reads;            /* by ValueId: in how many stretches row ops of the backward part read it from memory */
   double kept, released;      /* bytes kept for the backward part; bytes it reads or read of values that run again */
   double flops, microseconds; /* of what runs again, as often as it does */
 } Choice;
 
 /* False: a function that has no two parts: neither gradients nor the norm of an update. */
-bool recompute_forward(Func *f, Forward *forward);
+bool recompute_forward(Func *f, const Rates *rates, Forward *forward);
 /* The cheapest choice found: the sum of the bytes kept and of the price of what runs again. */
 Choice recompute_choose(const Forward *forward, const Policy *policy);
 
@@ -52,6 +55,7 @@ bool recompute_is_free(const Inst *inst);
 /* Floating point operations and microseconds of one more run of the instruction that makes v. */
 double recompute_flops(const Forward *forward, ValueId v);
 double recompute_time(const Forward *forward, ValueId v);
-double recompute_bytes(const Func *f, ValueId v);
+/* Of the value in memory, as pass narrow_rows stores it there. */
+double recompute_bytes(const Forward *forward, ValueId v);
 
 #endif

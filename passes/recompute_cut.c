@@ -12,18 +12,28 @@
  * once, and nothing runs again from a value that nobody keeps or makes. Of equal cuts the one nearest to the readers is
  * taken, which runs the least.
  *
+ * Where time is what memory moves (Rates.gpu), keeping and reading cost, too. A third node, read(v), stands for v's
+ * rows on their way from memory into row kernels of the backward part; its cost is paid once in a stretch of those,
+ * whoever reads it there:
+ *
+ *   in(v) -> out(v)        besides, the write of v, where the forward part has no need of it in memory
+ *   in(v) -> read(v)       its bytes, as often as there are such stretches
+ *   read(v) -> in(w)       unlimited, for every row op w that reads v to run again
+ *   read(v) -> sink        unlimited, where a row op of the backward part reads v
+ *
+ * A view's rows are those of what it views. Without that, a sum of all branches so far, made again from branches kept
+ * in bf16, would seem to cost nothing; it costs the reads of all of them, in every layer.
+ *
  * Under a policy with products, chains end at the borders of layers: the backward part of one layer runs that layer
  * again, not the ones before it. A layer is what reads the parameters of one scope ("h3.", the part of a name up to the
  * first component that ends in a digit); its border is the place between two scopes that the fewest bytes cross. */
 #include "ir/rows.h"
+#include "passes/narrow_rows.h"
 #include "passes/recompute.h"
 #include "passes/recompute_flow.h"
 
 #include <math.h>
 #include <string.h>
-
-/* Rates of the CPU target, 2 cores of x86-64-v4, as in dense_cost.c; only their ratios enter. */
-static const double row_operations = 100e9, product_operations = 400e9, memory_bytes = 20e9; /* per second */
 
 bool recompute_is_product(const Inst *inst) {
   return inst->op == OP_matmul || inst->op == OP_grouped_matmul || inst->op == OP_concat;
@@ -60,9 +70,14 @@ static bool is_computed(const Forward *forward, ValueId v) {
 
 /* ---------------------------------------------------------------- prices */
 
-double recompute_bytes(const Func *f, ValueId v) {
+static double typed_bytes(const Func *f, ValueId v) {
   const Type t = f->values[v].type;
   return (double)type_elements(f->module, t) * (double)dtype_size(t.dtype);
+}
+
+double recompute_bytes(const Forward *forward, ValueId v) {
+  const double narrower = (double)dtype_size(DTYPE_BF16) / (double)dtype_size(DTYPE_F32);
+  return typed_bytes(forward->f, v) * (narrow_rows_takes(forward->f, forward->rates, v) ? narrower : 1);
 }
 
 /* Operations for one element. */
@@ -103,11 +118,12 @@ double recompute_time(const Forward *forward, ValueId v) {
     return 0;
   const Work work = flop_rule[inst->op](f, inst, -1);
   if (recompute_is_product(inst))
-    return 1e6 * (work.flops / product_operations + work.bytes / memory_bytes);
-  double bytes = forward->written[v] ? recompute_bytes(f, v) : 0;
-  if (op_info[inst->op].flags & FLAG_GATHER) /* other rows than the kernel's: not read there anyway */
-    bytes += recompute_bytes(f, inst->op == OP_combine || inst->op == OP_unpack ? inst->input[0] : v);
-  return 1e6 * (work.flops * weight_of(inst->op) / row_operations + bytes / memory_bytes);
+    return 1e6 * (work.flops / forward->rates->again_product + work.bytes / forward->rates->again_memory);
+  double bytes = forward->written[v] ? recompute_bytes(forward, v) : 0;
+  if (op_info[inst->op].flags &
+      FLAG_GATHER) /* other rows than the kernel's: not read there anyway, nor at memory's rate */
+    bytes += typed_bytes(f, inst->op == OP_combine || inst->op == OP_unpack ? inst->input[0] : v);
+  return 1e6 * (work.flops * weight_of(inst->op) / forward->rates->row + bytes / forward->rates->again_memory);
 }
 
 /* ---------------------------------------------------------------- the two parts */
@@ -136,7 +152,10 @@ static void find_readers(Forward *forward) {
     for (int k = 0; k < inst->input_count; k++)
       if (is_computed(forward, inst->input[k])) {
         forward->read[inst->input[k]] = true;
-        forward->written[inst->input[k]] |= !recompute_is_free(inst) && !is_row_op(f, inst);
+        const bool written = !recompute_is_free(inst) && !is_row_op(f, inst);
+        forward->written[inst->input[k]] |= written;
+        if (forward->rates->gpu) /* the CPU's prices were fitted without what a view hides */
+          forward->written[root_of(f, inst->input[k])] |= written;
       }
   }
 }
@@ -236,8 +255,8 @@ static double *find_crossing(const Forward *forward, const uint32_t *last) {
   for (ValueId v = 0; v < vec_len(f->values); v++) {
     if (!is_computed(forward, v) || root_of(f, v) != v || last[v] <= f->values[v].inst)
       continue;
-    crossing[f->values[v].inst + 1] += recompute_bytes(f, v);
-    crossing[last[v] + 1] -= recompute_bytes(f, v);
+    crossing[f->values[v].inst + 1] += recompute_bytes(forward, v);
+    crossing[last[v] + 1] -= recompute_bytes(forward, v);
   }
   for (uint32_t i = 1; i <= forward->count; i++)
     crossing[i] += crossing[i - 1];
@@ -289,19 +308,39 @@ static void find_leaves(Forward *forward) {
   }
 }
 
-bool recompute_forward(Func *f, Forward *forward) {
+/* What something that is no row op makes or reads, or row ops on both sides of such a thing. */
+static void find_stored(Forward *forward) {
+  const Func *f = forward->f;
+  uint32_t *stretch = arena_alloc(forward->arena, (forward->count + 1) * sizeof *stretch), now = 0;
+  for (uint32_t i = 0; i < forward->count; i++) {
+    const Inst *inst = &f->insts[i];
+    const bool heavy = recompute_is_heavy(f, inst);
+    stretch[i] = now += heavy;
+    for (int k = 0; k < inst->output_count; k++)
+      forward->stored[inst->output[k]] = heavy;
+    for (int k = 0; k < inst->input_count && !recompute_is_free(inst); k++) {
+      const ValueId v = root_of(f, inst->input[k]);
+      if (is_computed(forward, v))
+        forward->stored[v] |= heavy || stretch[f->values[v].inst] != now;
+    }
+  }
+}
+
+bool recompute_forward(Func *f, const Rates *rates, Forward *forward) {
   Arena *arena = f->module->arena;
   const size_t values = vec_len(f->values) + 1;
-  *forward = (Forward){.f = f, .arena = arena};
+  *forward = (Forward){.f = f, .arena = arena, .rates = rates};
   if (!find_parts(forward))
     return false;
   forward->read = arena_alloc(arena, values);
   forward->written = arena_alloc(arena, values);
+  forward->stored = arena_alloc(arena, values);
   forward->border = arena_alloc(arena, values);
   forward->last = arena_alloc(arena, values);
   forward->fixed = arena_alloc(arena, values * sizeof *forward->fixed);
   forward->leaf = arena_alloc(arena, vec_len(f->insts) + 1);
   find_readers(forward);
+  find_stored(forward);
   find_fixed(forward);
   find_borders(forward);
   find_leaves(forward);
@@ -315,8 +354,23 @@ typedef struct Walk {
   const Forward *forward;
   Choice *choice;
   uint32_t *stretch; /* by ValueId: the stretch of its latest copy, from 1; 0: none */
+  uint32_t *read;    /* by ValueId: the last stretch in which a row op read it from memory; 0: none */
   uint32_t now;
 } Walk;
+
+/* What is gathered is priced with the gather. */
+static bool reads_rows(const Func *f, const Inst *inst, int operand) {
+  const RowRead read = row_read(f, inst, operand);
+  return is_row_op(f, inst) && read != ROW_READ_GATHER && read != ROW_READ_SLOTS && read != ROW_READ_NOTHING;
+}
+
+static void walk_read(Walk *w, ValueId v) {
+  const ValueId root = root_of(w->forward->f, v);
+  if (!is_computed(w->forward, root) || w->choice->fate[root] == FATE_AGAIN || w->read[v] == w->now)
+    return;
+  w->read[v] = w->now;
+  w->choice->reads[v]++;
+}
 
 static void walk_operand(Walk *w, ValueId v) {
   const Func *f = w->forward->f;
@@ -326,8 +380,11 @@ static void walk_operand(Walk *w, ValueId v) {
   const bool heavy = recompute_is_heavy(f, inst);
   if (w->stretch[v] == w->now || (heavy && w->stretch[v] != 0))
     return;
-  for (int k = 0; k < inst->input_count; k++)
+  for (int k = 0; k < inst->input_count; k++) {
     walk_operand(w, inst->input[k]);
+    if (reads_rows(f, inst, k))
+      walk_read(w, inst->input[k]);
+  }
   for (int k = 0; k < inst->output_count; k++) {
     w->stretch[inst->output[k]] = w->now;
     w->choice->times[inst->output[k]]++;
@@ -339,9 +396,13 @@ static void count_times(const Forward *forward, Choice *choice) {
   const Func *f = forward->f;
   Walk w = {.forward = forward, .choice = choice, .now = 1};
   w.stretch = arena_alloc(forward->arena, (vec_len(f->values) + 1) * sizeof *w.stretch);
+  w.read = arena_alloc(forward->arena, (vec_len(f->values) + 1) * sizeof *w.read);
   for (uint32_t i = forward->count; i < vec_len(f->insts); i++) {
-    for (int k = 0; k < f->insts[i].input_count; k++)
+    for (int k = 0; k < f->insts[i].input_count; k++) {
       walk_operand(&w, f->insts[i].input[k]);
+      if (reads_rows(f, &f->insts[i], k))
+        walk_read(&w, f->insts[i].input[k]);
+    }
     w.now += recompute_is_heavy(f, &f->insts[i]) && !forward->leaf[i];
   }
 }
@@ -369,13 +430,53 @@ static bool may_run(const Forward *forward, const Policy *policy, ValueId v) {
   return !recompute_is_product(inst) || (policy->products && !forward->last[v]);
 }
 
+/* What time is worth more for a value made late. */
+static double grade_of(const Forward *forward, const Policy *policy, ValueId v) {
+  return policy->graded ? pow(GRADE, (double)forward->f->values[v].inst / forward->count) : 1;
+}
+
 /* What running v again once costs, in bytes. */
 static double price_of(const Forward *forward, const Policy *policy, ValueId v) {
   const Value *value = &forward->f->values[v];
   if (recompute_is_free(&forward->f->insts[value->inst]))
     return 0;
-  const double grade = policy->graded ? pow(GRADE, (double)value->inst / forward->count) : 1;
-  return LEAST + policy->price * grade * recompute_time(forward, v);
+  return LEAST + policy->price * grade_of(forward, policy, v) * recompute_time(forward, v);
+}
+
+/* What moving the value once costs, in bytes. */
+static double price_of_move(const Forward *forward, const Policy *policy, ValueId v) {
+  const double seconds = recompute_bytes(forward, v) / forward->rates->again_memory;
+  return policy->price * grade_of(forward, policy, root_of(forward->f, v)) * 1e6 * seconds;
+}
+
+/* What keeping the value costs, in bytes. */
+static double price_of_keeping(const Forward *forward, const Policy *policy, ValueId v) {
+  const double write = forward->rates->gpu && !forward->stored[v] ? price_of_move(forward, policy, v) : 0;
+  return recompute_bytes(forward, v) + write;
+}
+
+/* That `node` is on the sink's side means that v's rows are read from memory, unless they are made again. */
+static void add_read(Flow *flow, const Forward *forward, ValueId v, uint32_t node) {
+  if (is_computed(forward, root_of(forward->f, v)))
+    flow_edge(flow, 2 * vec_len(forward->f->values) + 2 + v, node, FLOW_UNLIMITED);
+}
+
+static void add_reads(Flow *flow, const Forward *forward, const Policy *policy, const uint32_t *reads) {
+  const Func *f = forward->f;
+  for (ValueId v = 0; v < vec_len(f->values); v++) {
+    const ValueId root = root_of(f, v);
+    if (is_computed(forward, root))
+      flow_edge(flow, 2 * root, 2 * vec_len(f->values) + 2 + v, capacity(reads[v] * price_of_move(forward, policy, v)));
+  }
+  for (uint32_t i = 0; i < vec_len(f->insts); i++) {
+    const Inst *inst = &f->insts[i];
+    const uint32_t node = i < forward->count ? 2 * inst->output[0] : flow->sink;
+    if (i < forward->count && !may_run(forward, policy, inst->output[0]))
+      continue;
+    for (int k = 0; k < inst->input_count; k++)
+      if (reads_rows(f, inst, k))
+        add_read(flow, forward, inst->input[k], node);
+  }
 }
 
 static void add_value(Flow *flow, const Forward *forward, const Policy *policy, const bool *result, uint32_t times,
@@ -385,7 +486,7 @@ static void add_value(Flow *flow, const Forward *forward, const Policy *policy, 
   const bool runs = may_run(forward, policy, v), view = op_info[inst->op].flags & FLAG_VIEW;
   flow_edge(flow, flow->source, in, runs ? capacity(times * price_of(forward, policy, v)) : FLOW_UNLIMITED);
   /* a view is not kept, what it views is; a result is kept anyway */
-  flow_edge(flow, in, out, view ? FLOW_UNLIMITED : result[v] ? 0 : capacity(recompute_bytes(forward->f, v)));
+  flow_edge(flow, in, out, view ? FLOW_UNLIMITED : result[v] ? 0 : capacity(price_of_keeping(forward, policy, v)));
   if (forward->read[v])
     flow_edge(flow, out, flow->sink, FLOW_UNLIMITED);
   for (int k = 0; k < inst->input_count && runs; k++)
@@ -393,16 +494,20 @@ static void add_value(Flow *flow, const Forward *forward, const Policy *policy, 
       flow_edge(flow, 2 * inst->input[k] + 1, in, FLOW_UNLIMITED);
 }
 
-/* The cheapest choice if every value ran again `times` times. */
-static Choice choose_at(const Forward *forward, const Policy *policy, const bool *result, const uint32_t *times) {
+/* The cheapest choice if every value ran again `times` times and its rows were read `reads` times. */
+static Choice choose_at(const Forward *forward, const Policy *policy, const bool *result, const uint32_t *times,
+                        const uint32_t *reads) {
   const uint32_t values = vec_len(forward->f->values);
-  Flow flow = flow_new(forward->arena, 2 * values + 2, 2 * values, 2 * values + 1);
+  Flow flow = flow_new(forward->arena, 3 * values + 2, 2 * values, 2 * values + 1);
   for (ValueId v = 0; v < values; v++)
     if (is_computed(forward, v))
       add_value(&flow, forward, policy, result, times[v], v);
+  if (forward->rates->gpu && !policy->none)
+    add_reads(&flow, forward, policy, reads);
   const bool *behind = flow_cut(&flow);
   Choice choice = {.fate = arena_alloc(forward->arena, (values + 1) * sizeof *choice.fate),
-                   .times = arena_alloc(forward->arena, (values + 1) * sizeof *choice.times)};
+                   .times = arena_alloc(forward->arena, (values + 1) * sizeof *choice.times),
+                   .reads = arena_alloc(forward->arena, (values + 1) * sizeof *choice.reads)};
   for (ValueId v = 0; v < values; v++)
     if (is_computed(forward, v) && behind[2 * v + 1])
       choice.fate[v] = behind[2 * v] ? FATE_AGAIN : FATE_KEPT;
@@ -414,14 +519,16 @@ static double sum_up(const Forward *forward, const Policy *policy, const bool *r
   double price = 0;
   for (ValueId v = 0; v < vec_len(forward->f->values); v++) {
     if (choice->fate[v] == FATE_KEPT) {
-      choice->kept += recompute_bytes(forward->f, v);
-      price += result[v] ? 0 : recompute_bytes(forward->f, v);
+      choice->kept += recompute_bytes(forward, v);
+      price += result[v] ? 0 : price_of_keeping(forward, policy, v);
     } else if (choice->fate[v] == FATE_AGAIN && !(op_info[maker(forward->f, v)->op].flags & FLAG_VIEW)) {
       choice->flops += choice->times[v] * recompute_flops(forward, v);
       choice->microseconds += choice->times[v] * recompute_time(forward, v);
-      choice->released += forward->read[v] ? recompute_bytes(forward->f, v) : 0;
+      choice->released += forward->read[v] ? recompute_bytes(forward, v) : 0;
       price += choice->times[v] * price_of(forward, policy, v);
     }
+    if (forward->rates->gpu)
+      price += choice->reads[v] * price_of_move(forward, policy, v);
   }
   return price;
 }
@@ -433,15 +540,16 @@ Choice recompute_choose(const Forward *forward, const Policy *policy) {
   const uint32_t values = vec_len(f->values);
   bool *result = arena_alloc(forward->arena, values + 1);
   uint32_t *times = arena_alloc(forward->arena, (values + 1) * sizeof *times);
+  uint32_t *reads = arena_alloc(forward->arena, (values + 1) * sizeof *reads);
   for (uint32_t i = 0; i < vec_len(f->results); i++)
     result[f->results[i].value] = true;
   for (ValueId v = 0; v < values; v++)
-    times[v] = 1;
+    times[v] = reads[v] = 1;
   Choice best = {0};
   double least = INFINITY;
   bool more = true;
   for (int cut = 0; cut < MOST_CUTS && more; cut++) {
-    Choice choice = choose_at(forward, policy, result, times);
+    Choice choice = choose_at(forward, policy, result, times, reads);
     count_times(forward, &choice);
     const double price = sum_up(forward, policy, result, &choice);
     if (price < least) {
@@ -449,11 +557,11 @@ Choice recompute_choose(const Forward *forward, const Policy *policy) {
       best = choice;
     }
     more = false;
-    for (ValueId v = 0; v < values; v++)
-      if (choice.times[v] > times[v]) {
-        times[v] = choice.times[v];
-        more = true;
-      }
+    for (ValueId v = 0; v < values; v++) {
+      more |= choice.times[v] > times[v] || (forward->rates->gpu && choice.reads[v] > reads[v]);
+      times[v] = choice.times[v] > times[v] ? choice.times[v] : times[v];
+      reads[v] = choice.reads[v] > reads[v] ? choice.reads[v] : reads[v];
+    }
   }
   return best;
 }
