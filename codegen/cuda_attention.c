@@ -3,15 +3,16 @@
  * In: attention, attention_grad. Out: one launch, and two; where both kinds of tensor cores' kernels can be used, as a
  * choice of the plan. Holds: a block's rows follow from the static bound; segments are looked up on the device. bf16
  * operands go to tensor cores, by mma.sync (codegen/cuda/attention.cu, attention_grad.cu) and by Hopper's wgmma
- * (attention_sm90.cu, attention_grad_sm90.cu). f32, and heads that do not fit, go to the plain kernels
- * (attention_plain_forward.cu, attention_plain_grad.cu). What bf16 has stands in the ledger.
+ * (attention_sm90.cu, attention_grad_queries_sm90.cu, attention_grad_keys_sm90.cu). f32, and heads that do not fit, go
+ * to the plain kernels (attention_plain_forward.cu, attention_plain_grad.cu). What bf16 has stands in the ledger.
  */
 #include "codegen/cuda_lower.h"
 #include "passes/ledger.h"
 
 typedef enum Means { PLAIN, MMA, WGMMA } Means;
 
-enum { PLAIN_WARP_ROWS = 8, PLAIN_COLUMNS = 32, PLAIN_LARGEST_HEAD = 256, MMA_LARGEST_HEAD = 128, WGMMA_COLUMNS = 64 };
+enum { PLAIN_WARP_ROWS = 8, PLAIN_COLUMNS = 32, PLAIN_LARGEST_HEAD = 256, MMA_LARGEST_HEAD = 128 };
+enum { WGMMA_COLUMNS = 64, WGMMA_BUFFERS = 4 };
 
 typedef struct Matrix {
   Place place;
@@ -54,13 +55,9 @@ static void define(Attention *a, const char *name, int64_t number) {
   vec_push(a->l->arena, a->defines, ((CudaDefine){name, number}));
 }
 
-static Kernel *instance(Attention *a, const char *plain, const char *mma, const char *wgmma) {
+static Kernel *instance(Attention *a, const char *name) {
   define(a, NULL, 0);
-  return cuda_template(a->l,
-                       a->means == PLAIN ? plain
-                       : a->means == MMA ? mma
-                                         : wgmma,
-                       a->defines, a->means == WGMMA ? "sm_90a" : NULL);
+  return cuda_template(a->l, name, a->defines, a->means == WGMMA ? "sm_90a" : NULL);
 }
 
 /* ---------------------------------------------------------------- which */
@@ -225,7 +222,7 @@ static CudaGeometry forward_geometry(Attention *a) {
   }
   if (a->means == WGMMA) {
     Block block = define_block(a, 256, 1);
-    return geometry_of(a, block, 1024 + 2 * a->head * (block.rows + 4 * WGMMA_COLUMNS));
+    return geometry_of(a, block, 1024 + 2 * a->head * (block.rows + 2 * WGMMA_BUFFERS * WGMMA_COLUMNS));
   }
   /* what fits into 255 registers without a spill */
   int64_t width = mma_width(a), columns = width <= 96 ? 64 : 32;
@@ -236,9 +233,11 @@ static CudaGeometry forward_geometry(Attention *a) {
 }
 
 static void lower_forward(Attention *a) {
+  static const char *const name[] = {
+      [PLAIN] = "attention_plain_forward", [MMA] = "attention", [WGMMA] = "attention_sm90"};
   const Inst *inst = a->inst;
   CudaGeometry geometry = forward_geometry(a);
-  Kernel *kernel = instance(a, "attention_plain_forward", "attention", "attention_sm90");
+  Kernel *kernel = instance(a, name[a->means]);
   Step s = cuda_launch(a->l, a->index, kernel, "", geometry);
   read_values(a, &s, inst->input, 4);
   cuda_write(a->l, &s, lower_place(a->l, inst->output[0]));
@@ -255,28 +254,37 @@ void lower_cuda_attention(Lower *l, uint32_t index) {
 
 /* ---------------------------------------------------------------- gradient */
 
-/* The passes over queries and over keys have blocks of the same rows. */
-typedef struct GradientGeometry {
-  int64_t rows;
-  CudaGeometry query_pass, key_pass;
-} GradientGeometry;
+/* The pass over queries, then the one over keys. */
+typedef struct Passes {
+  Kernel *kernel[2];
+  const char *suffix[2]; /* of the entry point */
+  CudaGeometry geometry[2];
+  int64_t rounded; /* N up to whole blocks of the pass over queries */
+} Passes;
 
-static GradientGeometry two_passes(const Attention *a, Block block, int64_t query_pass_bytes, int64_t key_pass_bytes) {
-  return (GradientGeometry){block.rows, geometry_of(a, block, query_pass_bytes), geometry_of(a, block, key_pass_bytes)};
+static int64_t define_rounded(Attention *a, int64_t block_rows) {
+  int64_t rounded = round_up(a->n, block_rows);
+  define(a, "ROUNDED", rounded);
+  return rounded;
 }
 
-static GradientGeometry gradient_geometry(Attention *a) {
-  if (a->means == PLAIN) {
-    Block block = define_block(a, 128, 0);
-    int64_t bytes = 2 * plain_row_bytes(a) * (block.rows + PLAIN_COLUMNS) + plain_score_bytes * block.rows;
-    return two_passes(a, block, bytes, bytes + plain_score_bytes * block.rows + 8 * PLAIN_COLUMNS);
-  }
-  if (a->means == WGMMA) {
-    /* 384 threads have 168 registers each, as many as heads of 64 need */
-    Block block = define_block(a, a->head == 64 ? 384 : 256, 1);
-    int64_t bytes = 1024 + 4 * a->head * (block.rows + 2 * WGMMA_COLUMNS);
-    return two_passes(a, block, bytes, bytes + 16 * WGMMA_COLUMNS);
-  }
+/* One unit with both passes, whose blocks have the same rows. */
+static Passes two_entries(Attention *a, Block block, const char *name, int64_t queries_bytes, int64_t keys_bytes) {
+  Passes passes = {.suffix = {"_dq", "_dkv"},
+                   .geometry = {geometry_of(a, block, queries_bytes), geometry_of(a, block, keys_bytes)},
+                   .rounded = define_rounded(a, block.rows)};
+  passes.kernel[0] = passes.kernel[1] = instance(a, name);
+  return passes;
+}
+
+static Passes plain_passes(Attention *a) {
+  Block block = define_block(a, 128, 0);
+  int64_t bytes = 2 * plain_row_bytes(a) * (block.rows + PLAIN_COLUMNS) + plain_score_bytes * block.rows;
+  return two_entries(a, block, "attention_plain_grad", bytes,
+                     bytes + plain_score_bytes * block.rows + 8 * PLAIN_COLUMNS);
+}
+
+static Passes mma_passes(Attention *a) {
   /* the pass over keys has two sums of a warp's rows in its registers */
   int64_t width = mma_width(a), columns = width <= 32 ? 64 : 32;
   Block block = define_block(a, 128, width <= 64 ? 2 : 1);
@@ -284,25 +292,48 @@ static GradientGeometry gradient_geometry(Attention *a) {
   define(a, "KEY_PASS_COLUMNS", columns);
   define(a, "KEEP", width <= 96);
   int64_t bytes = 2 * mma_row_bytes(a) * (block.rows + 2 * columns);
-  return two_passes(a, block, bytes, bytes + 16 * columns);
+  return two_entries(a, block, "attention_grad", bytes, bytes + 16 * columns);
+}
+
+static Attention with_own_defines(const Attention *a) {
+  Attention own = *a;
+  own.defines = NULL;
+  for (uint32_t i = 0; i < vec_len(a->defines); i++)
+    define(&own, a->defines[i].name, a->defines[i].number);
+  return own;
+}
+
+/* Two units: one with two blocks of 256 threads on a multiprocessor, and one whose sums want more registers: 384
+ * threads have 168 each, as many as heads of 64 need. */
+static Passes wgmma_passes(const Attention *a) {
+  Attention queries = with_own_defines(a), keys = with_own_defines(a);
+  Block block = define_block(&queries, 256, 1), key_block = define_block(&keys, a->head == 64 ? 384 : 256, 1);
+  Passes passes = {.suffix = {"", ""}, .rounded = define_rounded(&queries, block.rows)};
+  define(&keys, "ROUNDED", passes.rounded);
+  int64_t columns = 2 * WGMMA_BUFFERS * WGMMA_COLUMNS;
+  passes.kernel[0] = instance(&queries, "attention_grad_queries_sm90");
+  passes.kernel[1] = instance(&keys, "attention_grad_keys_sm90");
+  passes.geometry[0] = geometry_of(a, block, 1024 + 2 * a->head * (2 * block.rows + columns));
+  passes.geometry[1] = geometry_of(
+      a, key_block, 1024 + 2 * a->head * (2 * key_block.rows + columns) + 8 * WGMMA_BUFFERS * WGMMA_COLUMNS);
+  return passes;
 }
 
 static void lower_gradient(Attention *a) {
   Lower *l = a->l;
   const Inst *inst = a->inst;
-  GradientGeometry g = gradient_geometry(a);
-  Kernel *kernel = instance(a, "attention_plain_grad", "attention_grad", "attention_grad_sm90");
+  Passes passes = a->means == PLAIN ? plain_passes(a) : a->means == MMA ? mma_passes(a) : wgmma_passes(a);
 
-  Step queries = cuda_launch(l, a->index, kernel, "_dq", g.query_pass);
+  Step queries = cuda_launch(l, a->index, passes.kernel[0], passes.suffix[0], passes.geometry[0]);
   read_values(a, &queries, inst->input, 5);
   cuda_read(l, &queries, a->lse);
   cuda_read(l, &queries, lower_place(l, inst->input[6]));
   cuda_write(l, &queries, lower_place(l, inst->output[0]));
-  cuda_scratch(l, &queries, 2 * a->heads * round_up(a->n, g.rows) * (int64_t)sizeof(float));
+  cuda_scratch(l, &queries, 2 * a->heads * passes.rounded * (int64_t)sizeof(float));
   Place statistics = vec_last(queries.fields).place;
   step_end(l, &queries);
 
-  Step keys = cuda_launch(l, a->index, kernel, "_dkv", g.key_pass);
+  Step keys = cuda_launch(l, a->index, passes.kernel[1], passes.suffix[1], passes.geometry[1]);
   read_values(a, &keys, inst->input, 4);
   cuda_read(l, &keys, lower_place(l, inst->input[6]));
   cuda_write(l, &keys, lower_place(l, inst->output[1]));

@@ -3,11 +3,14 @@
  * of tests/simulator, which compiles the same text with the host's compiler, supplies them; nothing else in emitted
  * source but codegen/cuda/wgmma.cu asks which of the two it is compiled by.
  *
- * Fragments are those of the PTX instructions (PTX ISA, "mma.m16n8k16"): in warp lane l, group g = l / 4, place t = l %
- * 4: a[0] = A[g][2t..], a[1] = A[g+8][2t..], a[2] = A[g][2t+8..], a[3] = A[g+8][2t+8..]   two bf16 a word, the lower
- * column low b[0] = B[2t..][g], b[1] = B[2t+8..][g]                                               B is k x n d[0], d[1]
- * = D[g][2t], D[g][2t+1]; d[2], d[3] = D[g+8][2t], D[g+8][2t+1] All functions but moec_copy_async_* are called by all
- * 32 lanes of a warp together.
+ * Fragments are those of the PTX instructions (PTX ISA, "mma.m16n8k16"). In lane l of a warp, g = l / 4 and t = l % 4;
+ * a word holds two bf16, the lower column in its low half; B is k x n.
+ *
+ *   a[0] = A[g][2t..]    a[1] = A[g+8][2t..]    a[2] = A[g][2t+8..]    a[3] = A[g+8][2t+8..]
+ *   b[0] = B[2t..][g]    b[1] = B[2t+8..][g]
+ *   d[0] = D[g][2t]      d[1] = D[g][2t+1]      d[2] = D[g+8][2t]      d[3] = D[g+8][2t+1]
+ *
+ * All functions but moec_copy_async_* are called by all 32 lanes of a warp together.
  */
 typedef unsigned char uint8_t;
 typedef unsigned short uint16_t;

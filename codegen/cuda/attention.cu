@@ -33,7 +33,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   copy_tile<ROWS>(queries, q, LD_Q, tile * ROWS, live);
   const Range mine = range_of_row<false>(off, first, live);
   const WarpRange warp = warp_range(mine);
-  const Range block = join_ranges<WARPS>(share_range(warp.any));
+  const BlockRanges ranges = share_ranges(mine, warp.any);
+  const Range block = join_ranges<WARPS>(ranges.of_warps);
+  const Range *const of_rows = ranges.of_rows + own;
   Stream<COLUMNS, LD_K, LD_V> stream = {keys, values, k, v, live};
   stream.fetch(block.first, block.end);
   moec_copy_commit();
@@ -54,7 +56,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       float score[ROW_TILES][COLUMNS / 8][4] = {};
       multiply_transposed<COLUMNS, KEEP>(score, left, stream.a());
       if (column < warp.all.first || column + COLUMNS > warp.all.end)
-        mask_scores<COLUMNS>(score, mine, column);
+        mask_scores<COLUMNS>(score, of_rows, column);
       softmax.exponentials<COLUMNS>(score, sum);
       multiply_add<COLUMNS>(sum, score, stream.b());
     }

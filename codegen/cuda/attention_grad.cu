@@ -6,11 +6,12 @@
  * Per head and pair of rows i (query), j (key): p = exp(s q_i k_j - lse_i), ds = p (do_i v_j - D_i) with D_i = do_i
  * o_i; dq_i = s sum ds k_j, dk_j = s sum ds q_i, dv_j = sum p do_i; s = 1 / sqrt(HEAD).
  *
- * Macros beside attention_tiles': LD_Q, LD_K, LD_V, LD_O, LD_DO, LD_DQ, LD_DK, LD_DV; QUERY_PASS_COLUMNS keys at a
- * time; KEY_PASS_COLUMNS queries at a time; KEEP 1: the first pass keeps its rows in registers.
+ * Macros beside attention_tiles': LD_Q, LD_K, LD_V, LD_O, LD_DO, LD_DQ, LD_DK, LD_DV; ROUNDED, N up
+ * to a multiple of ROWS; QUERY_PASS_COLUMNS keys at a time; KEY_PASS_COLUMNS queries at a time; KEEP 1: the first pass
+ * keeps its rows in registers.
  * Launches, one behind the other, blocks = HEADS, ceil(N / ROWS), 128 threads: KERNEL_dq, shared bytes 4 PITCH (ROWS +
  * 2 QUERY_PASS_COLUMNS); KERNEL_dkv, 4 PITCH (ROWS + 2 KEY_PASS_COLUMNS) + 16 KEY_PASS_COLUMNS. `statistics` is
- * scratch, f32[2][HEADS][N up to a multiple of ROWS], written by the first. Alignment and dead rows as in attention.cu.
+ * scratch, f32[2][HEADS][ROUNDED], written by the first. Alignment and dead rows as in attention.cu.
  *
  * Two passes, each the only writer of what it sums, so that the order of sums is fixed without atomics: the first has
  * ROWS queries a block and walks over keys, the second has ROWS keys and walks over queries. That is 7 products of
@@ -36,7 +37,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   copy_tile<ROWS>(given, d_o, LD_DO, tile * ROWS, live);
   const Range mine = range_of_row<false>(off, first, live);
   const WarpRange warp = warp_range(mine);
-  const Range block = join_ranges<WARPS>(share_range(warp.any));
+  const BlockRanges ranges = share_ranges(mine, warp.any);
+  const Range block = join_ranges<WARPS>(ranges.of_warps);
+  const Range *const of_rows = ranges.of_rows + own;
   Stream<RUN, LD_K, LD_V> stream = {keys, values, k, v, live};
   stream.fetch(block.first, block.end);
   moec_copy_commit();
@@ -58,7 +61,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       float score[ROW_TILES][RUN / 8][4] = {}, change[ROW_TILES][RUN / 8][4];
       multiply_transposed<RUN, KEEP>(score, left, stream.a());
       if (column < warp.all.first || column + RUN > warp.all.end)
-        mask_scores<RUN>(score, mine, column);
+        mask_scores<RUN>(score, of_rows, column);
 #pragma unroll
       for (int i = 0; i < ROW_TILES; i++)
 #pragma unroll
@@ -107,7 +110,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   copy_tile<ROWS>(values, v, LD_V, tile * ROWS, live);
   const Range mine = range_of_row<true>(off, first, live);
   const WarpRange warp = warp_range(mine);
-  const Range block = join_ranges<WARPS>(share_range(warp.any));
+  const BlockRanges ranges = share_ranges(mine, warp.any);
+  const Range block = join_ranges<WARPS>(ranges.of_warps);
+  const Range *const of_rows = ranges.of_rows + own;
   const int32_t begin = block.first / 4 * 4; /* the statistics of 4 queries are 16 bytes */
   Stream<RUN, LD_Q, LD_DO> stream = {queries, given, q, d_o, live};
   stream.fetch(begin, block.end);
@@ -131,7 +136,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       float score[ROW_TILES][RUN / 8][4] = {}, change[ROW_TILES][RUN / 8][4];
       multiply_transposed<RUN, false>(score, left, stream.a());
       if (column < warp.all.first || column + RUN > warp.all.end)
-        mask_scores<RUN>(score, mine, column);
+        mask_scores<RUN>(score, of_rows, column);
 #pragma unroll
       for (int i = 0; i < ROW_TILES; i++)
 #pragma unroll

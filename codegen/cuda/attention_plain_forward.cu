@@ -14,7 +14,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
   read_tile<ROWS>(queries, q, LD_Q, blockIdx.y * ROWS, live);
   const Range of_lane = range_of_row<false>(off, row - lane / 4, live);
-  const Range mine = range_of_own_row(of_lane), block = join_ranges<WARPS>(share_range(warp_range(of_lane).any));
+  const Range mine = range_of_own_row(of_lane),
+              block = join_ranges<WARPS>(share_ranges(of_lane, warp_range(of_lane).any).of_warps);
   float largest = -MOEC_INFINITY, total = 0.0f, sum[WIDTH_SHARE] = {};
   for (int32_t column = block.first; column < block.end; column += COLUMNS) {
     __syncthreads(); /* nobody reads the last columns any more */

@@ -1,10 +1,9 @@
 //@use attention_plain
 /* The gradient of attention over segments without tensor cores; what it computes, its operands and its two launches are
- * those of attention_grad.cu. Macros beside attention_plain's: LD_Q, LD_K, LD_V, LD_O, LD_DO, LD_DQ, LD_DK, LD_DV.
+ * those of attention_grad.cu. Macros beside attention_plain's: LD_Q, LD_K, LD_V, LD_O, LD_DO, LD_DQ, LD_DK, LD_DV,
+ * ROUNDED.
  * Shared bytes: dq 4 (PITCH (2 ROWS + 2 COLUMNS) + SCORE_PITCH ROWS), dkv 4 (PITCH (2 ROWS + 2 COLUMNS) + 2 SCORE_PITCH
  * ROWS + 2 COLUMNS). */
-enum { ROUNDED = (N + ROWS - 1) / ROWS * ROWS };
-
 extern "C" __global__ void __launch_bounds__(THREADS)
     KERNEL_FUNCTION(dq)(const Element *__restrict__ q, const Element *__restrict__ k, const Element *__restrict__ v,
                         const int32_t *__restrict__ off, const Element *__restrict__ o, const float *__restrict__ lse,
@@ -20,7 +19,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   read_tile<ROWS>(queries, q, LD_Q, blockIdx.y * ROWS, live);
   read_tile<ROWS>(given, d_o, LD_DO, blockIdx.y * ROWS, live);
   const Range of_lane = range_of_row<false>(off, row - lane / 4, live);
-  const Range mine = range_of_own_row(of_lane), block = join_ranges<WARPS>(share_range(warp_range(of_lane).any));
+  const Range mine = range_of_own_row(of_lane),
+              block = join_ranges<WARPS>(share_ranges(of_lane, warp_range(of_lane).any).of_warps);
   float mean = 0.0f;
   for (int column = lane % 4; row < live && column < HEAD; column += 4)
     mean += moec_value(o[row * (int64_t)LD_O + column]) * given[own * PITCH + column];
@@ -70,7 +70,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   read_tile<ROWS>(keys, k, LD_K, blockIdx.y * ROWS, live);
   read_tile<ROWS>(values, v, LD_V, blockIdx.y * ROWS, live);
   const Range of_lane = range_of_row<true>(off, row - lane / 4, live);
-  const Range mine = range_of_own_row(of_lane), block = join_ranges<WARPS>(share_range(warp_range(of_lane).any));
+  const Range mine = range_of_own_row(of_lane),
+              block = join_ranges<WARPS>(share_ranges(of_lane, warp_range(of_lane).any).of_warps);
   float sum_keys[WIDTH_SHARE] = {}, sum_values[WIDTH_SHARE] = {};
   for (int32_t column = block.first; column < block.end; column += COLUMNS) {
     __syncthreads(); /* nobody reads the last columns any more */

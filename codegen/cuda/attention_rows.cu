@@ -40,6 +40,12 @@ template <bool OF_KEYS> MOEC_INLINE Range range_of_row(const int32_t *off, int32
   return range;
 }
 
+/* `x`, which is the same in all lanes of the warp, as the compiler then knows too: only so do products of warpgroups
+ * run on behind a branch that depends on it. */
+MOEC_INLINE int32_t uniform(int32_t x) {
+  return __shfl_sync(0xffffffffu, x, 0);
+}
+
 /* Of a warp: `any` holds every pair of its rows, `all` the columns that pair with each of them. */
 struct WarpRange {
   Range any, all;
@@ -49,18 +55,26 @@ MOEC_INLINE WarpRange warp_range(Range mine) {
   WarpRange range;
   range.any.first = moec_team_min<32>(mine.first);
   range.any.end = -moec_team_min<32>(-mine.end);
-  range.all.first = -moec_team_min<32>(-mine.first);
-  range.all.end = moec_team_min<32>(mine.end);
+  range.all.first = uniform(-moec_team_min<32>(-mine.first));
+  range.all.end = uniform(moec_team_min<32>(mine.end));
   return range;
 }
 
-/* The ranges of all warps of the block. Ends with a barrier. */
-MOEC_INLINE const Range *share_range(Range of_warp) {
-  __shared__ Range of_warps[WARPS];
-  if ((threadIdx.x & 31) == 0)
-    of_warps[threadIdx.x / 32] = of_warp;
+/* The ranges of all rows of the block, and of all its warps. */
+struct BlockRanges {
+  const Range *of_rows, *of_warps;
+};
+
+/* Ends with a barrier. */
+MOEC_INLINE BlockRanges share_ranges(Range mine, Range of_warp) {
+  __shared__ Range of_rows[ROWS], of_warps[WARPS];
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+  if (lane < WARP_ROWS)
+    of_rows[warp * WARP_ROWS + lane] = mine;
+  if (lane == 0)
+    of_warps[warp] = of_warp;
   __syncthreads();
-  return of_warps;
+  return {of_rows, of_warps};
 }
 
 /* What any row of the next COUNT warps pairs with. */
@@ -71,6 +85,5 @@ template <int COUNT> MOEC_INLINE Range join_ranges(const Range *of_warps) {
     range.first = of_warps[warp].first < range.first ? of_warps[warp].first : range.first;
     range.end = of_warps[warp].end > range.end ? of_warps[warp].end : range.end;
   }
-  /* the same in all lanes, which the compiler must know to let products of warpgroups run on */
-  return {__shfl_sync(0xffffffffu, range.first, 0), __shfl_sync(0xffffffffu, range.end, 0)};
+  return {uniform(range.first), uniform(range.end)};
 }

@@ -1,8 +1,8 @@
 /* The gradient of attention on tensor cores: what both passes know of a query, and how results are scaled.
  *
- * Macros beside attention_rows': ROW_TILES, LD_O, LD_DO. `statistics`, in global memory, is f32[2][HEADS][ROUNDED]: lse
- * as a power of 2, then D, written by the pass over queries. Fragments are those of moec_mma_bf16. */
-enum { ROUNDED = (N + ROWS - 1) / ROWS * ROWS };
+ * Macros beside attention_rows': ROW_TILES, LD_O, LD_DO, ROUNDED (N up to whole blocks of the pass over queries).
+ * `statistics`, in global memory, is f32[2][HEADS][ROUNDED]: lse as a power of 2, then D, written by that pass.
+ * Fragments are those of moec_mma_bf16. */
 
 /* The sum of products of two rows of HEAD numbers, by the 4 lanes that share the row; 0 when dead. */
 MOEC_INLINE float row_dot(const uint16_t *a, const uint16_t *b, bool live) {

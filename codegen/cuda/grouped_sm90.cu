@@ -3,20 +3,21 @@
 /* Grouped products (grouped_tiles) by Hopper's own means, for arch=sm_90a: KERNEL(off, a, b, c, operands of the
  * epilogue..., maps).
  *
- * A block of three warpgroups runs on a multiprocessor. One thread of the first fetches tiles of a and b by the bulk copy
- * engine through a ring of STAGES stages; the other two each make 64 x 256 of the tile of c with wgmma, both operands from
- * shared memory, 128 sums a thread. The ring runs on across the end of a tile, so the next tile's first data arrive while
- * this one is stored. A stage has DEPTH 64 of the depth: 16 KB of a, 32 KB of b, 4.2 MFLOP, 1024 cycles of the tensor
- * cores at their peak.
+ * A block of three warpgroups runs on a multiprocessor. One thread of the first fetches tiles of a and b by the bulk
+ * copy engine through a ring of STAGES stages; the other two each make 64 x 256 of the tile of c with wgmma, both
+ * operands from shared memory, 128 sums a thread. The ring runs on across the end of a tile, so the next tile's first
+ * data arrive while this one is stored. A stage has DEPTH 64 of the depth: 16 KB of a, 32 KB of b, 4.2 MFLOP, 1024
+ * cycles of the tensor cores at their peak.
  *
  * Ragged edges. Rows of a behind the group's last belong to the next group (or are zero behind ROWS): they make rows of
- * the tile that are not stored. Depth behind K is zero by the maps. In FORM 2 the depth is the group's rows, and what the
- * last stage holds behind them is overwritten with zeros by the warpgroups, for both operands: a dead row may be NaN.
+ * the tile that are not stored. Depth behind K is zero by the maps. In FORM 2 the depth is the group's rows, and what
+ * the last stage holds behind them is overwritten with zeros by the warpgroups, for both operands: a dead row may be
+ * NaN.
  *
- * Macros beside grouped_tiles': KERNEL; ROWS, the rows that a has room for (FORM 2: a and b); STAGES. TILE_M = 128, TILE_N
- * = 256. Operands are bf16; LDA, LDB, GROUP_B are multiples of 8 elements, their bases of 16 bytes. `maps`: scratch of
- * 256 bytes for each block and 128 more. Launch: 384 threads, STAGES * 49152 + 1024 bytes of dynamic shared memory, one
- * block for each multiprocessor. */
+ * Macros beside grouped_tiles': KERNEL; ROWS, the rows that a has room for (FORM 2: a and b); STAGES. TILE_M = 128,
+ * TILE_N = 256. Operands are bf16; LDA, LDB, GROUP_B are multiples of 8 elements, their bases of 16 bytes. `maps`:
+ * scratch of 256 bytes for each block and 128 more. Launch: 384 threads, STAGES * 49152 + 1024 bytes of dynamic shared
+ * memory, one block for each multiprocessor. */
 static_assert(TILE_M == 128 && TILE_N == 256, "two warpgroups make 64 x 256 each");
 
 constexpr int DEPTH = 64, WARPGROUP = 128, CONSUMERS = 2, THREADS = (1 + CONSUMERS) * WARPGROUP;
@@ -81,15 +82,15 @@ MOEC_INLINE void tiles_fetch(char *stages, Barriers *barriers, const char *maps,
 
 /* ---------------------------------------------------------------- the warpgroups that multiply */
 
-/* The products of a stage, begun; `consumer`: which 64 rows of the tile. 16 of the depth are 32 bytes of a row where
- * rows follow it, else 16 rows. */
-MOEC_INLINE void stage_multiply(float (&sum)[SUMS][4], const char *stage, int consumer) {
+/* The products of a stage, begun; `consumer`: which 64 rows of the tile; `first`: they set the sums. 16 of the depth
+ * are 32 bytes of a row where rows follow it, else 16 rows. */
+MOEC_INLINE void stage_multiply(float (&sum)[SUMS][4], const char *stage, int consumer, bool first) {
   constexpr uint64_t STEP_A = (A_ALONG ? 32 : 16 * 128) >> 4, STEP_B = (B_ALONG ? 32 : 16 * 128) >> 4;
-  const uint64_t a = hopper_operand(stage + consumer * BOX_BYTES, BOX_BYTES);
-  const uint64_t b = hopper_operand(stage + STAGE_A, BOX_BYTES);
+  const uint64_t a = hopper_operand<!A_ALONG>(stage + consumer * BOX_BYTES, BOX_BYTES);
+  const uint64_t b = hopper_operand<!B_ALONG>(stage + STAGE_A, BOX_BYTES);
 #pragma unroll
   for (int i = 0; i < DEPTH / 16; i++)
-    hopper_multiply_n256<!A_ALONG, !B_ALONG>(sum, a + i * STEP_A, b + i * STEP_B);
+    hopper_multiply_n256<!A_ALONG, !B_ALONG>(sum, a + i * STEP_A, b + i * STEP_B, i > 0 || !first);
 }
 
 /* FORM 2: zeros in the rows of the stage behind the `left` that are the group's. All consumers call it. */
@@ -99,6 +100,16 @@ MOEC_INLINE void stage_clear(char *stage, int32_t left) {
       *(uint4 *)(stage + box * BOX_BYTES + at) = make_uint4(0, 0, 0, 0);
   hopper_fence_shared();
   hopper_meet<1>(CONSUMERS * WARPGROUP);
+}
+
+/* FORM 2, of a group without rows. To settle them keeps the compiler from selecting each number in every tile. */
+MOEC_INLINE void sums_clear(float (&sum)[SUMS][4]) {
+#pragma unroll
+  for (int j = 0; j < SUMS; j++)
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      sum[j][i] = 0.0f;
+  hopper_sums_settle(sum);
 }
 
 MOEC_INLINE void part_store(Result *c, const Epilogue &epilogue, const Tile &tile, const float (&sum)[SUMS][4],
@@ -118,17 +129,20 @@ MOEC_INLINE void tiles_multiply(char *stages, Barriers *barriers, const int32_t 
   const int consumer = threadIdx.x / WARPGROUP - 1;
   const bool arrives = (threadIdx.x & 31) == 0; /* for its warp */
   Ring ring = {0, 0};
+  Tile tile;
+  if ((int32_t)blockIdx.x < tiles)
+    tile = tile_find(off, first, (int32_t)blockIdx.x);
   for (int32_t index = blockIdx.x; index < tiles; index += gridDim.x) {
-    const Tile tile = tile_find(off, first, index);
-    float sum[SUMS][4] = {};
-    hopper_sums_settle(sum);
+    const int32_t depth = tile_depth(tile);
+    float sum[SUMS][4];
+    hopper_sums_any(sum);
     uint64_t *in_use = nullptr; /* the stage whose products may still run */
-    for (int32_t left = tile_depth(tile); left > 0; left -= DEPTH) {
+    for (int32_t left = depth; left > 0; left -= DEPTH) {
       hopper_wait(&barriers->full[ring.stage], ring.phase);
       if (OUTER && left < DEPTH)
         stage_clear(stages + ring.stage * STAGE, left);
       hopper_products_begin();
-      stage_multiply(sum, stages + ring.stage * STAGE, consumer);
+      stage_multiply(sum, stages + ring.stage * STAGE, consumer, left == depth);
       hopper_products_commit();
       hopper_products_wait<1>();
       if (in_use && arrives)
@@ -136,11 +150,16 @@ MOEC_INLINE void tiles_multiply(char *stages, Barriers *barriers, const int32_t 
       in_use = &barriers->empty[ring.stage];
       ring.advance();
     }
+    const Tile done = tile;
+    if (index + (int32_t)gridDim.x < tiles) /* while the last products run */
+      tile = tile_find(off, first, index + (int32_t)gridDim.x);
     hopper_products_wait<0>();
     if (in_use && arrives)
       hopper_arrive(in_use);
     hopper_sums_settle(sum);
-    part_store(c, epilogue, tile, sum, consumer);
+    if (OUTER && depth <= 0)
+      sums_clear(sum);
+    part_store(c, epilogue, done, sum, consumer);
   }
 }
 

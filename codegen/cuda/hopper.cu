@@ -33,10 +33,11 @@ MOEC_INLINE void hopper_wait(uint64_t *barrier, uint32_t phase) {
   const uint32_t address = moec_shared_address(barrier);
   uint32_t over = 0;
   while (!over)
-    asm volatile("{ .reg .pred over; mbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2; selp.u32 %0, 1, 0, over; }"
-                 : "=r"(over)
-                 : "r"(address), "r"(phase)
-                 : "memory");
+    asm volatile(
+        "{ .reg .pred over; mbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2; selp.u32 %0, 1, 0, over; }"
+        : "=r"(over)
+        : "r"(address), "r"(phase)
+        : "memory");
 }
 
 /* What this thread wrote to shared memory is there for copies and products that begin behind the next barrier. */
@@ -73,11 +74,13 @@ MOEC_INLINE void hopper_map_make(void *global, uint64_t *shared, const void *bas
     shared[lane] = 0;
   __syncwarp();
   if (lane == 0) {
-    asm volatile("tensormap.replace.tile.global_address.shared::cta.b1024.b64 [%0], %1;" ::"r"(map), "l"(base) : "memory");
+    asm volatile("tensormap.replace.tile.global_address.shared::cta.b1024.b64 [%0], %1;" ::"r"(map), "l"(base)
+                 : "memory");
     asm volatile("tensormap.replace.tile.rank.shared::cta.b1024.b32 [%0], 2;" ::"r"(map) : "memory"); /* 3 dims */
     asm volatile("tensormap.replace.tile.global_dim.shared::cta.b1024.b32 [%0], 0, %1;" ::"r"(map), "r"(columns)
                  : "memory");
-    asm volatile("tensormap.replace.tile.global_dim.shared::cta.b1024.b32 [%0], 1, %1;" ::"r"(map), "r"(rows) : "memory");
+    asm volatile("tensormap.replace.tile.global_dim.shared::cta.b1024.b32 [%0], 1, %1;" ::"r"(map), "r"(rows)
+                 : "memory");
     asm volatile("tensormap.replace.tile.global_dim.shared::cta.b1024.b32 [%0], 2, %1;" ::"r"(map), "r"(layers)
                  : "memory");
     asm volatile("tensormap.replace.tile.global_stride.shared::cta.b1024.b64 [%0], 0, %1;" ::"r"(map), "l"(row_bytes)
@@ -101,14 +104,18 @@ MOEC_INLINE void hopper_map_make(void *global, uint64_t *shared, const void *bas
     asm volatile("tensormap.replace.tile.fill_mode.shared::cta.b1024.b32 [%0], 0;" ::"r"(map) : "memory"); /* zeros */
   }
   __syncwarp();
-  asm volatile("tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.gpu.sync.aligned [%0], [%1], 128;" ::
-                   "l"(global),
-               "r"(map)
-               : "memory");
+  asm volatile(
+      "tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.gpu.sync.aligned [%0], [%1], 128;" ::"l"(
+          global),
+      "r"(map)
+      : "memory");
 }
 
+/* From the fence alone the assembler (13.0) makes an invalidation for which no copy behind it waits; with a wait for
+ * bulk copies behind it, of which there are none, it does. */
 MOEC_INLINE void hopper_map_acquire(const void *map) {
   asm volatile("fence.proxy.tensormap::generic.acquire.gpu [%0], 128;" ::"l"(map) : "memory");
+  asm volatile("cp.async.bulk.commit_group; cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 
 /* The box that begins at (column, row, layer) to shared memory at a multiple of 1024; its bytes, all of them even where
@@ -134,13 +141,13 @@ template <int PENDING> MOEC_INLINE void hopper_products_wait() { /* until at mos
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
-/* Begins sum += a b, 64 x 256 x 16, by a warpgroup: a and b are operands whose rows follow the depth, or cross it. A thread
- * has of 8 columns what it has in moec_mma_bf16, of the 16 rows of its warp. */
+/* Begins sum = a b, or with `add` sum += a b, 64 x 256 x 16, by a warpgroup: a and b are operands whose rows follow the
+ * depth, or cross it. A thread has of 8 columns what it has in moec_mma_bf16, of the 16 rows of its warp. */
 template <bool A_CROSSES, bool B_CROSSES>
-MOEC_INLINE void hopper_multiply_n256(float (&sum)[32][4], uint64_t a, uint64_t b) {
+MOEC_INLINE void hopper_multiply_n256(float (&sum)[32][4], uint64_t a, uint64_t b, bool add) {
 #define HOPPER_SUM_4(j) "+f"(sum[j][0]), "+f"(sum[j][1]), "+f"(sum[j][2]), "+f"(sum[j][3])
 #define HOPPER_SUM_16(j) HOPPER_SUM_4(j), HOPPER_SUM_4(j + 1), HOPPER_SUM_4(j + 2), HOPPER_SUM_4(j + 3)
-  asm volatile("{ .reg .pred add; setp.ne.b32 add, 1, 0; "
+  asm volatile("{ .reg .pred add; setp.ne.b32 add, %132, 0; "
                "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
                "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"
                " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31,"
@@ -153,9 +160,16 @@ MOEC_INLINE void hopper_multiply_n256(float (&sum)[32][4], uint64_t a, uint64_t 
                "%128, %129, add, 1, 1, %130, %131; }"
                : HOPPER_SUM_16(0), HOPPER_SUM_16(4), HOPPER_SUM_16(8), HOPPER_SUM_16(12), HOPPER_SUM_16(16),
                  HOPPER_SUM_16(20), HOPPER_SUM_16(24), HOPPER_SUM_16(28)
-               : "l"(a), "l"(b), "n"(A_CROSSES), "n"(B_CROSSES));
+               : "l"(a), "l"(b), "n"(A_CROSSES), "n"(B_CROSSES), "r"((int)add));
 #undef HOPPER_SUM_16
 #undef HOPPER_SUM_4
+}
+
+/* The sums are whatever their registers hold; a product sets them. */
+template <int COUNT> MOEC_INLINE void hopper_sums_any(float (&sum)[COUNT][4]) {
+#pragma unroll
+  for (int j = 0; j < COUNT; j++)
+    asm volatile("" : "=f"(sum[j][0]), "=f"(sum[j][1]), "=f"(sum[j][2]), "=f"(sum[j][3]));
 }
 
 /* What ordinary instructions do to the sums, they have done before this, or do behind it: between setting them and
@@ -167,10 +181,11 @@ template <int COUNT> MOEC_INLINE void hopper_sums_settle(float (&sum)[COUNT][4])
 }
 #endif
 
-/* An operand of wgmma in boxes of rows of 128 bytes, as hopper_copy_box leaves them. Eight rows are 1024 bytes; where 64
- * columns along the product's extent are one box (the depth crosses the rows), the next 64 are box_bytes away. */
-MOEC_INLINE uint64_t hopper_operand(const void *shared, uint32_t box_bytes) {
+/* An operand of wgmma in boxes of rows of 128 bytes, as hopper_copy_box leaves them. Eight rows are 1024 bytes. Where
+ * the depth crosses the rows, the next 64 along the product's extent are in the next box, box_bytes away; where it
+ * follows them, that distance has no meaning and is 16. */
+template <bool CROSSES> MOEC_INLINE uint64_t hopper_operand(const void *shared, uint32_t box_bytes) {
   const uint64_t swizzle_128 = 1;
-  return (uint64_t)((moec_shared_address(shared) & 0x3ffffu) >> 4) | (uint64_t)(box_bytes >> 4) << 16 |
+  return (uint64_t)((moec_shared_address(shared) & 0x3ffffu) >> 4) | (uint64_t)(CROSSES ? box_bytes >> 4 : 1) << 16 |
          (uint64_t)(1024 >> 4) << 32 | swizzle_128 << 62;
 }

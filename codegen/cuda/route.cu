@@ -21,9 +21,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   __shared__ int32_t pairs[WARPS][EXPERTS];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   int wrong_token = NONE, wrong_count = -1;
-  for (int e = lane; e < EXPERTS; e += 32)
+  for (int e = lane; e < EXPERTS; e += 32) /* the lane that counts e */
     pairs[warp][e] = 0;
-  __syncwarp();
   for (int tile = 0; tile < TOKENS; tile += THREADS) {
     const int token = blockIdx.x * TOKENS + tile + threadIdx.x;
     int selected = 0;
@@ -39,12 +38,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       wrong_count = selected;
     }
   }
-  const int first_wrong = moec_team_min<THREADS>(wrong_token);
+  const int first_wrong = moec_team_min<THREADS>(wrong_token); /* all threads meet here: `pairs` stands */
   if (wrong_token == first_wrong && (first_wrong != NONE || threadIdx.x == 0)) {
     wrong[2 * blockIdx.x] = first_wrong != NONE ? first_wrong : -1;
     wrong[2 * blockIdx.x + 1] = wrong_count;
   }
-  __syncthreads();
   for (int e = threadIdx.x; e < EXPERTS; e += THREADS) {
     int32_t sum = 0;
     for (int w = 0; w < WARPS; w++)

@@ -58,10 +58,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         off[bin] = before + own < bound ? before + own : (int32_t)bound;
       before += total;
     }
+    int32_t mistaken = 0x7fffffff; /* the first part that has met a mistake */
+    for (int part = lane; wrong && part < parts; part += 32)
+      if (wrong[2 * part] >= 0 && part < mistaken)
+        mistaken = part;
+    mistaken = moec_team_min<32>(mistaken);
     if (lane == 0) {
-      for (int part = 0; wrong && part < parts; part++)
-        if (wrong[2 * part] >= 0)
-          report(status, code, site, wrong[2 * part], wrong[2 * part + 1]);
+      if (mistaken < parts)
+        report(status, code, site, wrong[2 * mistaken], wrong[2 * mistaken + 1]);
       if (before > bound)
         report(status, 2, site, 0, before);
       if (off)

@@ -1,6 +1,7 @@
 /* Attention and its gradient as CUDA, on the device simulator, against the interpreter: all head sizes that differ in
  * their tiles, ragged and empty segments, a dead tail that is not a number, packed and separate operands. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tests/cuda/plan_run.h"
@@ -160,6 +161,9 @@ static const Case hopper_cases[] = {
     {"head 64, causal", DTYPE_BF16, 300, 2, 64, 1, 1.5, "moec_attention_sm90_", OFFSETS(0, 70, 70, 201, 290)},
     {"head 64, all pairs", DTYPE_BF16, 450, 1, 64, 0, 1.5, "moec_attention_sm90_", OFFSETS(0, 3, 260, 261, 263, 430)},
     {"head 128", DTYPE_BF16, 170, 1, 128, 1, 1.5, "moec_attention_sm90_", OFFSETS(0, 5, 169)},
+    {"sharp scores", DTYPE_BF16, 330, 1, 64, 1, 8, "moec_attention_sm90_", OFFSETS(0, 310, 329)},
+    {"tiles without a live row", DTYPE_BF16, 450, 1, 64, 1, 1.5, "moec_attention_sm90_", OFFSETS(0, 60, 100)},
+    {"no segment", DTYPE_BF16, 200, 1, 64, 0, 1.5, "moec_attention_sm90_", OFFSETS(0, 0, 0)},
     {"head 32, where wgmma cannot be used", DTYPE_BF16, 40, 1, 32, 1, 1.5, "moec_attention_", OFFSETS(0, 40)},
 };
 
@@ -205,9 +209,11 @@ static void run_cases(const Case *list, size_t length, bool wgmma, const char *o
 int main(int count, char **arguments) {
   const char *only = count > 1 ? arguments[1] : NULL;
   run_cases(cases, sizeof cases / sizeof cases[0], false, only);
-  if (simulator_is_simulated() || simulator_runs("sm_90a"))
+  if (simulator_is_simulated() || simulator_runs("sm_90a")) {
+    setenv("MOEC_SIMULATOR_ARCH", "9.0", 1); /* with its shared memory */
     run_cases(hopper_cases, sizeof hopper_cases / sizeof hopper_cases[0], true, only);
-  else
+    unsetenv("MOEC_SIMULATOR_ARCH");
+  } else
     printf("SKIPPED: the kernels for sm_90a do not run on this GPU\n");
   if (!only)
     run_many_segments();

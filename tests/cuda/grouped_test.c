@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "codegen/plan.h"
+#include "tests/cuda/step_field.h"
 #include "tests/simulator/simulator_kernel.h"
 
 enum { MOST_GROUPS = 70, FORM_PRODUCT = 0, FORM_TRANSPOSED = 1, FORM_OUTER = 2 };
@@ -328,15 +328,6 @@ static const Lowered lowered[] = {
      "%c: f32[24,40] = matmul %x, %y {ta=1, dtype=f32}",
      {"lowered ragged sum", 2, true, true, false, 1, ROWS(50), .m = 24, .n = 40, .spare = 40}},
 };
-
-static int64_t step_field(const Step *s, const char *key) {
-  for (uint32_t i = 0; i < vec_len(s->fields); i++) {
-    const Field *f = &s->fields[i];
-    if (f->key && strcmp(f->key, key) == 0)
-      return f->kind == FIELD_WORD ? strtoll(f->word, NULL, 10) : f->number;
-  }
-  return 0;
-}
 
 static bool run_lowered(Arena *arena, const Lowered *test) {
   const char *text =

@@ -12,6 +12,8 @@ struct PlanRun {
   const Plan *plan;
   const FuncPlan *func;
   void **memory; /* by storage; NULL: a storage without memory */
+  uint32_t planted_unit;
+  const char *planted; /* the own text of that unit; NULL: none is changed */
 };
 
 float plan_run_round(DType dtype, double x) {
@@ -229,7 +231,22 @@ const Tensor *plan_run_result(const PlanRun *run, const char *label) {
 const char *plan_run_unit(const PlanRun *run, uint32_t index) {
   if (index >= vec_len(run->plan->kernels.kernels))
     return NULL;
-  return arena_print(run->arena, "%s\n%s", kernel_prelude_cuda(), kernel_cuda(run->plan->kernels.kernels[index]));
+  const char *text = kernel_cuda(run->plan->kernels.kernels[index]);
+  return arena_print(run->arena, "%s\n%s", kernel_prelude_cuda(),
+                     run->planted && index == run->planted_unit ? run->planted : text);
+}
+
+bool plan_run_plant(PlanRun *run, const char *from, const char *to, int which) {
+  for (uint32_t i = 0; i < vec_len(run->plan->kernels.kernels); i++) {
+    const char *text = kernel_cuda(run->plan->kernels.kernels[i]);
+    for (const char *at = strstr(text, from); at; at = strstr(at + 1, from))
+      if (which-- == 0) {
+        run->planted_unit = i;
+        run->planted = arena_print(run->arena, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+        return true;
+      }
+  }
+  return false;
 }
 
 void plan_run_print(const PlanRun *run, FILE *out) {

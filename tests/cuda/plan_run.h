@@ -27,6 +27,9 @@ bool plan_run_partly(PlanRun *run);
 /* i64[4], docs/plan.md. */
 const int64_t *plan_run_status(const PlanRun *run);
 const Tensor *plan_run_result(const PlanRun *run, const char *label);
+/* Plants a fault: from now on `to` stands in the place of occurrence number `which` (from 0) of `from` in the texts of
+ * the plan's units. False: there are not so many. */
+bool plan_run_plant(PlanRun *run, const char *from, const char *to, int which);
 /* Text of the unit `index` of the plan as the compiler gets it; NULL behind the last. */
 const char *plan_run_unit(const PlanRun *run, uint32_t index);
 /* The plan as text, with the names of kernels. */

@@ -89,6 +89,8 @@ void lane_fail(const void *site, const char *format, ...) {
 static const char *waits_at(const Lane *lane, char *text, size_t size) {
   if (lane->state == LANE_ENDED)
     snprintf(text, size, "has ended");
+  else if (lane->state == LANE_AT_BARRIER)
+    snprintf(text, size, "waits at barrier %d", lane->barrier);
   else
     snprintf(text, size, "waits at a %s in line %d", lane->state == LANE_AT_BLOCK_WAIT ? "barrier" : "warp function",
              lane->line);
@@ -97,13 +99,12 @@ static const char *waits_at(const Lane *lane, char *text, size_t size) {
 
 /* Nobody can go on: names a lane that waits and one that stands elsewhere. */
 static void block_report_divergence(Worker *w) {
+  static const LaneState waits[] = {LANE_AT_WARP, LANE_AT_BARRIER, LANE_AT_BLOCK_WAIT};
   const Lane *waiting = NULL, *other = NULL;
-  for (int i = 0; i < w->lanes && !waiting; i++)
-    if (w->lane[i].state == LANE_AT_WARP)
-      waiting = &w->lane[i];
-  for (int i = 0; i < w->lanes && !waiting; i++)
-    if (w->lane[i].state == LANE_AT_BLOCK_WAIT)
-      waiting = &w->lane[i];
+  for (size_t s = 0; s < sizeof waits / sizeof waits[0]; s++)
+    for (int i = 0; i < w->lanes && !waiting; i++)
+      if (w->lane[i].state == waits[s])
+        waiting = &w->lane[i];
   int first = waiting->state == LANE_AT_WARP ? waiting->index / WARP_LANES * WARP_LANES : 0;
   for (int i = first; i < w->lanes && !other; i++)
     if (w->lane[i].state != waiting->state || w->lane[i].line != waiting->line)
@@ -134,6 +135,39 @@ static bool block_release(Worker *w) {
   for (int i = 0; i < w->lanes; i++)
     w->lane[i].state = LANE_READY;
   w->block_waited_at = ++w->clock;
+  return true;
+}
+
+/* A barrier with a number, of `threads` threads, of which some only arrive and go on. It orders nobody's accesses here:
+ * what needs that waits for the block. */
+void simulator_barrier(int barrier, int threads, int waits);
+void simulator_barrier(int barrier, int threads, int waits) {
+  Worker *w = simulator_worker;
+  Lane *own = w->current;
+  if (barrier < 1 || barrier >= BLOCK_BARRIERS)
+    lane_fail(__builtin_return_address(0), "barrier %d: a block has 1 to %d", barrier, BLOCK_BARRIERS - 1);
+  if (++w->arrived[barrier] < threads) {
+    own->state = waits ? LANE_AT_BARRIER : LANE_READY;
+    own->barrier = barrier;
+    if (waits)
+      lane_suspend(w);
+    return;
+  }
+  w->arrived[barrier] = 0;
+  for (int i = 0; i < w->lanes; i++)
+    if (w->lane[i].state == LANE_AT_BARRIER && w->lane[i].barrier == barrier)
+      w->lane[i].state = LANE_READY;
+}
+
+/* All lanes have ended: nobody may have arrived at a barrier for which none has waited. */
+static bool block_ended(Worker *w) {
+  for (int i = 1; i < BLOCK_BARRIERS; i++)
+    if (w->arrived[i]) {
+      char what[100];
+      snprintf(what, sizeof what, "%d threads have arrived at barrier %d, and the block has ended", w->arrived[i], i);
+      block_report(w, &w->lane[0], NULL, what);
+      return false;
+    }
   return true;
 }
 
@@ -186,6 +220,7 @@ bool block_run(Worker *w) {
     worker_allocate(w);
   w->failed = false;
   memset(w->warp, 0, sizeof w->warp);
+  memset(w->arrived, 0, sizeof w->arrived);
   access_begin_block(w);
   w->lanes = (int)(w->launch->block.x * w->launch->block.y * w->launch->block.z);
   uint64_t random = w->launch->seed * 1000003 + w->block_number;
@@ -209,7 +244,7 @@ bool block_run(Worker *w) {
     if (w->failed)
       return false;
     if (ended == w->lanes)
-      return true;
+      return block_ended(w);
     if (!moved && !block_release(w)) {
       block_report_divergence(w);
       return false;

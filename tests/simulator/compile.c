@@ -1,7 +1,7 @@
 /* Text of a unit -> shared object, by compile.sh; kept under the hash of text, simulator.h and compile.sh.
  *
  * The directory is $MOEC_SIMULATOR_CACHE, or simulator_cache in the build directory. Two processes may make the same
- * object at the same time: it appears whole, by renaming.
+ * object at the same time: source and object appear whole, by renaming.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -52,9 +52,11 @@ static char *own_path(void) {
 }
 
 static bool write_text(const char *path, const char *text) {
-  FILE *file = fopen(path, "wb");
+  char beside[4300];
+  snprintf(beside, sizeof beside, "%s.%d", path, (int)getpid());
+  FILE *file = fopen(beside, "wb");
   bool good = file && fputs(text, file) >= 0;
-  return file && fclose(file) == 0 && good;
+  return file && fclose(file) == 0 && good && rename(beside, path) == 0;
 }
 
 const char *compile_cache(void) {

@@ -174,6 +174,41 @@ static void check_launches(void) {
          "a kernel that is not there");
 }
 
+/* Two warpgroups that take turns (codegen/cuda/wgmma.cu), and what goes wrong where one does not. */
+static void check_turns(void) {
+  static const struct {
+    const char *takes, *passes, *message; /* NULL: it is right */
+  } forms[] = {{"t / 128 == 1", "t / 128 == 0", NULL},
+               {"t / 128 == 1", "t < 0", "waits at barrier 1"},
+               {"t / 128 == 1", "t < 64", "waits at barrier 1"},
+               {"t < 0", "t / 128 == 0", "128 threads have arrived at barrier 1"}};
+  for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
+    char text[500];
+    snprintf(text, sizeof text,
+             HEAD "  const int t = threadIdx.x;\n  if (%s) moec_turn_take<0, 2>(1);\n  y[t] = x[t];\n"
+                  "  if (%s) moec_turn_pass<0, 2, 2>(0);\n}\n",
+             forms[i].takes, forms[i].passes);
+    const Fault fault = {"turns", text, "", "", ""};
+    char *whole = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&whole, &size);
+    fprintf(out, "%s\n%s", kernel_prelude_cuda(), text);
+    fclose(out);
+    SimulatorUnit *unit = simulator_compile(whole);
+    free(whole);
+    float *x = simulator_alloc(256 * sizeof *x), *y = simulator_alloc(256 * sizeof *y);
+    memset(x, 0, 256 * sizeof *x);
+    simulator_mark_written(x, 256 * sizeof *x);
+    const uint64_t parameters[] = {(uintptr_t)x, (uintptr_t)y, 256};
+    SimulatorLaunch launch = {unit, "k", .blocks = {1}, .threads = 256};
+    bool clean = unit && simulator_run(&launch, parameters, 3);
+    expect(clean == !forms[i].message, fault.name, forms[i].passes);
+    expect(clean || strstr(simulator_error(), forms[i].message), fault.name, "found, but with another message");
+    simulator_free(x);
+    simulator_free(y);
+  }
+}
+
 int main(void) {
   const int count = (int)(sizeof faults / sizeof faults[0]);
   for (int i = 0; i < count; i++) {
@@ -187,6 +222,7 @@ int main(void) {
   }
   check_unwritten();
   check_launches();
+  check_turns();
   printf("%d faults, %d failures\n", count + 1, failures);
   return failures > 0;
 }

@@ -195,7 +195,7 @@ void copy_for_ever() {
 struct Multiply {
   float *sum;
   uint64_t a, b;
-  bool a_crosses, b_crosses;
+  bool a_crosses, b_crosses, add;
 };
 thread_local std::vector<Multiply> begun;                 /* since the last commit */
 thread_local std::deque<std::vector<Multiply>> committed; /* groups that are open */
@@ -206,6 +206,8 @@ float operand_at(uint64_t descriptor, bool crosses, int x, int k) {
                  stride = (descriptor >> 32 & 0x3fff) << 4;
   if (descriptor >> 62 != 1)
     stop("an operand is not in the 128-byte swizzle");
+  if (!crosses && leading != 16)
+    stop("the leading distance, which has no meaning where the depth follows the rows, is not 16");
   const uint64_t at = crosses ? start + x / 64 * leading + k / 8 * stride + k % 8 * ROW_BYTES + x % 64 * 2
                               : start + x / 8 * stride + x % 8 * ROW_BYTES + k * 2;
   uint16_t half;
@@ -224,6 +226,8 @@ void multiply(const Multiply &m) {
     for (int i = 0; i < 64; i++) {
       const int column = i / 2 * 8 + lane % 4 * 2 + i % 2;
       float &sum = m.sum[i / 2 * 4 + half * 2 + i % 2];
+      if (!m.add)
+        sum = 0;
       for (int k = 0; k < 16; k++)
         sum += operand_at(m.a, m.a_crosses, row, k) * operand_at(m.b, m.b_crosses, column, k);
     }
@@ -326,8 +330,9 @@ void hopper_machine_copy(void *shared, const void *map, int column, int row, int
   queue_filled.notify_all();
 }
 
-void hopper_machine_multiply(float *sum, unsigned long long a, unsigned long long b, int a_crosses, int b_crosses) {
-  begun.push_back({sum, a, b, a_crosses != 0, b_crosses != 0});
+void hopper_machine_multiply(float *sum, unsigned long long a, unsigned long long b, int a_crosses, int b_crosses,
+                             int add) {
+  begun.push_back({sum, a, b, a_crosses != 0, b_crosses != 0, add != 0});
 }
 
 void hopper_machine_commit() {

@@ -12,7 +12,8 @@ void hopper_machine_meet(unsigned threads);
 void hopper_machine_map(void *map, const void *base, unsigned columns, unsigned rows, unsigned layers,
                         unsigned long long row_bytes, unsigned long long layer_bytes, unsigned box_rows);
 void hopper_machine_copy(void *shared, const void *map, int column, int row, int layer, void *barrier);
-void hopper_machine_multiply(float *sum, unsigned long long a, unsigned long long b, int a_crosses, int b_crosses);
+void hopper_machine_multiply(float *sum, unsigned long long a, unsigned long long b, int a_crosses, int b_crosses,
+                             int add);
 void hopper_machine_commit();
 void hopper_machine_products_wait(unsigned pending);
 extern char dynamic[]; /* dynamic shared memory */
@@ -61,7 +62,12 @@ template <int PENDING> inline void hopper_products_wait() {
   hopper_machine_products_wait(PENDING);
 }
 template <bool A_CROSSES, bool B_CROSSES>
-inline void hopper_multiply_n256(float (&sum)[32][4], unsigned long long a, unsigned long long b) {
-  hopper_machine_multiply(&sum[0][0], a, b, A_CROSSES, B_CROSSES);
+inline void hopper_multiply_n256(float (&sum)[32][4], unsigned long long a, unsigned long long b, bool add) {
+  hopper_machine_multiply(&sum[0][0], a, b, A_CROSSES, B_CROSSES, add);
+}
+template <int COUNT> inline void hopper_sums_any(float (&sum)[COUNT][4]) {
+  for (int j = 0; j < COUNT; j++)
+    for (int i = 0; i < 4; i++)
+      sum[j][i] = __int_as_float(0x7fffffff);
 }
 template <int COUNT> inline void hopper_sums_settle(float (&)[COUNT][4]) {}

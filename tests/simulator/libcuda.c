@@ -1,7 +1,8 @@
 /* libcuda.so.1 of the simulated device: the functions of runtime/cuda/functions.def for one device, one context.
  *
- * $MOEC_SIMULATOR_MEMORY: its memory in MiB (default 4096). A launch or copy that breaks a rule is printed, reported
- * (report.c) and fails with CUDA_ERROR_LAUNCH_FAILED, as does everything on that stream from then on.
+ * $MOEC_SIMULATOR_MEMORY: its memory in MiB (default 4096); $MOEC_SIMULATOR_DRIVER: its version (13000). A launch or
+ * copy that breaks a rule is printed, reported (report.c) and fails with CUDA_ERROR_LAUNCH_FAILED, as does everything
+ * on that stream from then on.
  */
 #include <elf.h>
 #include <link.h>
@@ -33,6 +34,8 @@ struct CUctx_st {
 };
 struct CUevent_st {
   struct timespec at;
+  CUstream stream; /* that it was recorded in; NULL: in none */
+  int64_t position;
 };
 struct CUmod_st {
   SimulatorUnit *unit;
@@ -42,7 +45,7 @@ struct CUfunc_st {
   char *name;
   void (*enter)(void **);
   int parameters;
-  int64_t most_shared;
+  int64_t most_shared; /* dynamic; without asking for more it shares 48 KB with the static */
 };
 struct CUgraphExec_st {
   CUgraph graph;
@@ -59,7 +62,8 @@ CUresult cuInit(unsigned int flags) {
 }
 
 CUresult cuDriverGetVersion(int *version) {
-  *version = 13000;
+  const char *text = getenv("MOEC_SIMULATOR_DRIVER");
+  *version = text && *text ? atoi(text) : 13000;
   return CUDA_SUCCESS;
 }
 
@@ -148,6 +152,7 @@ CUresult cuMemAlloc_v2(CUdeviceptr *memory, size_t bytes) {
 CUresult cuMemFree_v2(CUdeviceptr memory) {
   int hint = 0;
   void *at = (void *)(uintptr_t)memory;
+  stream_wait_all();
   pthread_mutex_lock(&memory_lock);
   const Allocation *a = memory_find(at, 0, &hint);
   bool known = a && a->at == at;
@@ -168,6 +173,7 @@ CUresult cuMemHostAlloc(void **memory, size_t bytes, unsigned int flags) {
 }
 
 CUresult cuMemFreeHost(void *memory) {
+  stream_wait_all();
   free(memory);
   return CUDA_SUCCESS;
 }
@@ -222,7 +228,7 @@ CUresult cuStreamCreate(CUstream *stream, unsigned int flags) {
 }
 
 CUresult cuStreamSynchronize(CUstream stream) {
-  return stream_state(stream);
+  return stream_wait(stream, stream_position(stream));
 }
 
 CUresult cuStreamBeginCapture_v2(CUstream stream, CUstreamCaptureMode mode) {
@@ -262,17 +268,30 @@ CUresult cuEventCreate(CUevent *event, unsigned int flags) {
   return CUDA_SUCCESS;
 }
 
-CUresult cuEventRecord(CUevent event, CUstream stream) {
-  clock_gettime(CLOCK_MONOTONIC, &event->at);
-  return stream_state(stream);
-}
-
-CUresult cuEventSynchronize(CUevent event) {
-  (void)event;
+CUresult cuEventDestroy_v2(CUevent event) {
+  stream_wait_all();
+  free(event);
   return CUDA_SUCCESS;
 }
 
-CUresult cuEventElapsedTime(float *milliseconds, CUevent start, CUevent end) {
+static bool run_record(const void *data) {
+  CUevent event = *(const CUevent *)data;
+  clock_gettime(CLOCK_MONOTONIC, &event->at);
+  return true;
+}
+
+CUresult cuEventRecord(CUevent event, CUstream stream) {
+  CUresult result = stream_submit(stream, run_record, &event, sizeof event);
+  event->stream = stream;
+  event->position = stream_position(stream);
+  return result;
+}
+
+CUresult cuEventSynchronize(CUevent event) {
+  return event->stream ? stream_wait(event->stream, event->position) : CUDA_SUCCESS;
+}
+
+CUresult cuEventElapsedTime_v2(float *milliseconds, CUevent start, CUevent end) {
   *milliseconds =
       (float)((double)(end->at.tv_sec - start->at.tv_sec) * 1e3 + (double)(end->at.tv_nsec - start->at.tv_nsec) * 1e-6);
   return CUDA_SUCCESS;
@@ -319,7 +338,8 @@ CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const char *
   if (!enter)
     return CUDA_ERROR_NOT_FOUND;
   *function = malloc(sizeof **function);
-  **function = (struct CUfunc_st){module->unit, strdup(name), enter, parameters, SHARED_WITHOUT_ASKING};
+  **function = (struct CUfunc_st){module->unit, strdup(name), enter, parameters,
+                                  SHARED_WITHOUT_ASKING - module->unit->static_bytes};
   return CUDA_SUCCESS;
 }
 

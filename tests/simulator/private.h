@@ -13,6 +13,7 @@
 enum {
   WARP_LANES = 32,
   BLOCK_LANES = 1024,
+  BLOCK_BARRIERS = 16,
   STACK_BYTES = 64 << 10,
   SHARED_STATIC_BYTES = 48 << 10, /* limit of variables in shared memory */
   SHARED_GUARD = 64,              /* bytes between two of them */
@@ -61,7 +62,7 @@ const char *compile_cache(void);
 
 /* ---------------------------------------------------------------- lanes and blocks (block.c) */
 
-typedef enum LaneState { LANE_READY, LANE_AT_BLOCK_WAIT, LANE_AT_WARP, LANE_ENDED } LaneState;
+typedef enum LaneState { LANE_READY, LANE_AT_BLOCK_WAIT, LANE_AT_WARP, LANE_AT_BARRIER, LANE_ENDED } LaneState;
 typedef enum MeetKind {
   MEET_WAIT,
   MEET_SHUFFLE,
@@ -83,8 +84,9 @@ typedef struct Lane {
   void *stack_pointer; /* while it does not run */
   char *stack;
   LaneState state;
-  int index; /* in the block */
-  int line;  /* where it waits */
+  int index;   /* in the block */
+  int line;    /* where it waits */
+  int barrier; /* at which it waits, by number */
   Index3 thread;
   uint64_t value, result; /* of a meeting of the warp */
   unsigned choice;
@@ -126,6 +128,7 @@ typedef struct Worker {
   int lanes;
   Lane *lane; /* BLOCK_LANES of them */
   Warp warp[BLOCK_LANES / WARP_LANES];
+  int arrived[BLOCK_BARRIERS]; /* threads, at barriers with a number */
   Lane *current;
   void *scheduler; /* its stack pointer */
   bool failed;     /* this block is abandoned */

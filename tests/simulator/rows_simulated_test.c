@@ -37,14 +37,16 @@ static SimulatorUnit *compile(const Kernel *kernel) {
 /* ---------------------------------------------------------------- one launch */
 
 typedef struct Operands {
-  void **memory; /* by operand, or NULL */
+  const KernelCall *call;
+  void **memory; /* by operand, or NULL; last that of the live count */
   uint64_t *parameter;
-  int count; /* of parameters: the operands, the live count and the bound */
+  int count; /* of the operands, the live count and the bound */
 } Operands;
 
 static Operands operands_open(const KernelCase *c, const KernelCall *call, int shared, int with) {
   int count = (int)vec_len(call->operands);
-  Operands o = {calloc((size_t)count + 2, sizeof(void *)), calloc((size_t)count + 2, sizeof(uint64_t)), count + 2};
+  Operands o = {call, calloc((size_t)count + 2, sizeof(void *)), calloc((size_t)count + 2, sizeof(uint64_t)),
+                count + 2};
   const uint64_t seed = CASE_SEED;
   for (int i = 0; i < count; i++) {
     const KernelOperand *operand = &call->operands[i];
@@ -88,10 +90,24 @@ typedef enum Manner {
   MANNER_FEW_BLOCKS /* once */
 } Manner;
 
-static bool launch_in_manner(const SimulatorLaunch *launch, const Operands *o, Manner manner) {
+/* The kernel's own parameters, or those of its _finish; their number. */
+static int take_parameters(const Operands *o, bool finish, uint64_t *parameter) {
+  int taken = 0;
+  for (int i = 0; i < o->count; i++) {
+    const KernelOperand *operand = i < o->count - 2 ? &o->call->operands[i] : NULL;
+    bool used = !operand || (finish ? operand->finish : !operand->finish || operand->role != OPERAND_OUTPUT);
+    if (used)
+      parameter[taken++] = o->parameter[i];
+  }
+  return taken;
+}
+
+static bool launch_in_manner(const SimulatorLaunch *launch, const Operands *o, bool finish, Manner manner) {
+  uint64_t parameter[o->count];
+  int count = take_parameters(o, finish, parameter);
   return manner == MANNER_ALL_ORDERS
-             ? simulator_run(launch, o->parameter, o->count)
-             : simulator_run_once(launch, o->parameter, o->count, SIMULATOR_SHUFFLED, (uint64_t)launches);
+             ? simulator_run(launch, parameter, count)
+             : simulator_run_once(launch, parameter, count, SIMULATOR_SHUFFLED, (uint64_t)launches);
 }
 
 /* The kernel and its _finish. */
@@ -107,13 +123,13 @@ static bool run(const KernelCase *c, const Launch *l, SimulatorUnit *unit, const
                             .blocks = {manner == MANNER_FEW_BLOCKS && blocks > 2 ? 2 : blocks},
                             .threads = g.threads,
                             .shared_bytes = g.shared_bytes};
-  bool good = launch_in_manner(&launch, o, manner);
+  bool good = launch_in_manner(&launch, o, false, manner);
   if (good && g.finish_threads > 0) {
     launch = (SimulatorLaunch){.unit = unit,
                                .entry = finish,
                                .blocks = {manner == MANNER_FEW_BLOCKS ? 1 : blocks_of(g.finish_threads, 256)},
                                .threads = 256};
-    good = launch_in_manner(&launch, o, manner);
+    good = launch_in_manner(&launch, o, true, manner);
   }
   launches++;
   if (!good)

@@ -64,6 +64,7 @@ static const int warpSize = 32;
 
 extern "C" {
 void simulator_block_wait(int line);
+void simulator_barrier(int barrier, int threads, int waits);
 /* Kinds: 0 wait, 1 shuffle (lane `choice` of `value`), 2 ballot. */
 unsigned long long simulator_warp_meet(int kind, unsigned mask, unsigned long long value, unsigned choice, int line);
 void simulator_mma_bf16(float *d, const unsigned *a, const unsigned *b);
@@ -320,23 +321,43 @@ template <bool ALONG_ROWS> inline void simulator_wgmma(float (*d)[4], const unsi
     simulator_mma_bf16(d[j], a, of_b);
   }
 }
+inline const unsigned short *moec_wgmma_operand(const unsigned short *shared) {
+  return shared;
+}
 inline void moec_wgmma_publish() {}
+inline void moec_wgmma_begin() {}
 inline void moec_wgmma_begin(float (*)[4]) {}
 inline void moec_wgmma_keep(unsigned *) {}
-inline void moec_wgmma_end(float (*)[4]) {}
-inline void moec_wgmma_rows(float (*d)[4], const unsigned a[4], const void *b) {
+inline void moec_wgmma_commit() {}
+template <int PENDING> inline void moec_wgmma_wait(float (*)[4]) {}
+template <int FIRST, int GROUPS> inline void moec_turn_take(int group) {
+  if (FIRST + group > 0)
+    simulator_barrier(FIRST + group, 256, 1);
+}
+template <int FIRST, int GROUPS, int TURNS> inline void moec_turn_pass(int group) {
+  if (FIRST + group + 1 < TURNS)
+    simulator_barrier(FIRST + group + 1, 256, 0);
+}
+inline void simulator_sums_set(float (*d)[4], bool add) {
+  for (int j = 0; !add && j < 8; j++)
+    for (int i = 0; i < 4; i++)
+      d[j][i] = 0.0f;
+}
+template <bool ADD> inline void moec_wgmma_rows(float (*d)[4], const unsigned a[4], const unsigned short *b) {
+  simulator_sums_set(d, ADD);
   simulator_wgmma<true>(d, a, b);
 }
-inline void moec_wgmma_columns(float (*d)[4], const unsigned a[4], const void *b) {
+inline void moec_wgmma_columns(float (*d)[4], const unsigned a[4], const unsigned short *b) {
   simulator_wgmma<false>(d, a, b);
 }
-inline void moec_wgmma_rows_rows(float (*d)[4], const void *a, const void *b) {
+template <bool ADD> inline void moec_wgmma_rows_rows(float (*d)[4], const unsigned short *a, const unsigned short *b) {
   const int t = simulator_lane() % 4, row = simulator_thread_index().x / 32 % 4 * 16 + simulator_lane() / 4;
   unsigned of_a[4];
   for (int i = 0; i < 4; i++) {
     const int r = row + i % 2 * 8, k = 2 * t + i / 2 * 8;
     of_a[i] = simulator_swizzled(a, r, k) | simulator_swizzled(a, r, k + 1) << 16;
   }
+  simulator_sums_set(d, ADD);
   simulator_wgmma<true>(d, of_a, b);
 }
 

@@ -23,12 +23,23 @@ struct CUgraph_st {
 };
 
 struct CUstream_st {
-  CUgraph capture; /* NULL: work runs at once */
+  CUgraph capture, waiting; /* NULL: nothing is captured; work runs at once */
+  int64_t done;             /* works of `waiting` that ran, of all that were ever there */
+  int next;                 /* the first one of `waiting` that has not run */
   bool failed;
+  CUstream other;
 };
 
+static CUstream streams;
+
 CUstream stream_new(void) {
-  return calloc(1, sizeof(struct CUstream_st));
+  const char *delayed = getenv("MOEC_SIMULATOR_DELAYED");
+  CUstream stream = calloc(1, sizeof *stream);
+  if (delayed && *delayed && strcmp(delayed, "0") != 0)
+    stream->waiting = calloc(1, sizeof *stream->waiting);
+  stream->other = streams;
+  streams = stream;
+  return stream;
 }
 
 CUresult stream_state(CUstream stream) {
@@ -57,10 +68,33 @@ static CUresult stream_work(CUstream stream, StreamWork work, const void *data) 
 }
 
 CUresult stream_submit(CUstream stream, StreamWork work, const void *data, size_t bytes) {
-  if (!stream->capture)
+  CUgraph keeps = stream->capture ? stream->capture : stream->waiting;
+  if (!keeps)
     return stream_work(stream, work, data);
-  graph_add(stream->capture, work, data, bytes);
+  graph_add(keeps, work, data, bytes);
   return stream_state(stream);
+}
+
+int64_t stream_position(CUstream stream) {
+  return stream->waiting ? stream->done + stream->waiting->count - stream->next : 0;
+}
+
+CUresult stream_wait(CUstream stream, int64_t position) {
+  CUgraph waiting = stream->waiting;
+  while (stream->done < position) {
+    GraphNode *node = &waiting->nodes[stream->next++];
+    stream->done++;
+    stream_work(stream, node->work, node->data);
+    free(node->data);
+  }
+  if (waiting && stream->next == waiting->count)
+    stream->next = waiting->count = 0;
+  return stream_state(stream);
+}
+
+void stream_wait_all(void) {
+  for (CUstream stream = streams; stream; stream = stream->other)
+    stream_wait(stream, stream_position(stream));
 }
 
 CUresult stream_capture(CUstream stream) {
@@ -96,7 +130,7 @@ CUresult stream_graph_run(CUgraph graph, CUstream stream) {
   if (stream->capture)
     return ILLEGAL_STATE;
   for (int i = 0; i < graph->count && !stream->failed; i++)
-    stream_work(stream, graph->nodes[i].work, graph->nodes[i].data);
+    stream_submit(stream, graph->nodes[i].work, graph->nodes[i].data, graph->nodes[i].bytes);
   return stream_state(stream);
 }
 

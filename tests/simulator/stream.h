@@ -1,5 +1,7 @@
-/* Streams of the simulated device: what is submitted runs at once, or is recorded while the stream is captured. Shared
- * by the stand-ins for the driver and cuBLASLt.
+/* Streams of the simulated device: what is submitted runs at once, or is recorded while the stream is captured. With
+ * $MOEC_SIMULATOR_DELAYED it runs as late as a device may run it: when the host waits for it. So a host that reads too
+ * early, or writes again too early what is still to be copied, is seen. Shared by the stand-ins for the driver and
+ * cuBLASLt.
  */
 #ifndef MOEC_TESTS_SIMULATOR_STREAM_H
 #define MOEC_TESTS_SIMULATOR_STREAM_H
@@ -18,6 +20,11 @@ CUresult stream_capture(CUstream stream);
 CUresult stream_capture_end(CUstream stream, CUgraph *graph);
 CUresult stream_state(CUstream stream);
 CUstream stream_new(void);
+
+/* Where the stream stands now; stream_wait runs what was submitted before that. */
+int64_t stream_position(CUstream stream);
+CUresult stream_wait(CUstream stream, int64_t position);
+void stream_wait_all(void); /* everything, of all streams */
 
 /* Everything recorded, in order. */
 CUgraph stream_graph_copy(CUgraph graph);
