@@ -32,7 +32,9 @@ typedef struct Device {
   void (*add)(Executor *executor, char *sum, const char *first, const char *second, int64_t count);
 
   void *(*argument)(Executor *executor, const PlanFunc *func, const PlanArgument *argument);
-  void (*run)(Executor *executor, const PlanFunc *func);
+  /* Functions run in the order of their starts. `finish` waits for `func` alone; NULL: `start` has done it all. */
+  void (*start)(Executor *executor, const PlanFunc *func);
+  void (*finish)(Executor *executor, const PlanFunc *func);
   const void *(*result)(const Executor *executor, const PlanFunc *func, const PlanResult *result);
   const ProductChoice *(*choices)(const Executor *executor, int *count);
   void (*set_choices)(Executor *executor, const ProductChoice *choices, int count);
@@ -48,6 +50,7 @@ struct Executor {
   char *base[SPACE_COUNT];
   Arenas *arenas; /* of `table`, bound; NULL: none */
   const PlanTable *table;
+  bool *started; /* by index in plan->funcs: not finished yet */
   uint64_t seed;
   Profile *profile; /* NULL: not profiling */
   char *gradient_sum;

@@ -11,16 +11,19 @@
 
 /* ---------------------------------------------------------------- arenas */
 
-static int64_t arena_bytes(const Arenas *arenas) {
-  return arenas->table->size * (int64_t)sizeof(float);
+static int64_t arena_bytes(const PlanTable *table, ArenaKind kind) {
+  return kind == ARENA_GRAD ? table->gradient_bytes : table->size * (int64_t)sizeof(float);
 }
 
-static int64_t copy_bytes(const PlanTable *table) {
-  return table->size * (int64_t)plan_type_size(PLAN_BF16);
+int64_t arenas_copy_bytes(const Plan *plan, const PlanTable *table) {
+  return plan_copies(plan, table) ? table->size * (int64_t)plan_type_size(PLAN_BF16) : 0;
 }
 
 int64_t arenas_bytes(const Plan *plan, const PlanTable *table) {
-  return ARENA_COUNT * table->size * (int64_t)sizeof(float) + (plan_copies(plan, table) ? copy_bytes(table) : 0);
+  int64_t bytes = arenas_copy_bytes(plan, table);
+  for (ArenaKind kind = 0; kind < ARENA_COUNT; kind++)
+    bytes += arena_bytes(table, kind);
+  return bytes;
 }
 
 Arenas *arenas_new(Executor *executor, const PlanTable *table) {
@@ -28,18 +31,16 @@ Arenas *arenas_new(Executor *executor, const PlanTable *table) {
   Arenas *arenas = runtime_allocate(1, sizeof *arenas);
   arenas->executor = executor;
   arenas->table = table;
-  int64_t bytes = arena_bytes(arenas), available = executor->device->available(executor);
-  bool copies = plan_copies(executor->plan, table) != NULL;
-  if (arenas_bytes(executor->plan, table) > available)
+  int64_t copies = arenas_copy_bytes(executor->plan, table), bytes = arenas_bytes(executor->plan, table);
+  if (bytes > executor->device->available(executor))
     executor->device->refuse(executor,
-                             string_format("table %s needs 4 arenas of %.3f GB (parameters, gradients, two moments)%s",
-                                           table->name, (double)bytes / 1e9,
-                                           copies ? " and one of half the size (parameters in bf16)" : ""));
-  for (int kind = 0; kind < ARENA_COUNT; kind++)
-    arenas->memory[kind] = executor->device->allocate(executor, names[kind], bytes);
+                             string_format("table %s needs %.3f GB (parameters, gradients, two moments%s)", table->name,
+                                           (double)bytes / 1e9, copies ? ", parameters in bf16" : ""));
+  for (ArenaKind kind = 0; kind < ARENA_COUNT; kind++)
+    arenas->memory[kind] = executor->device->allocate(executor, names[kind], arena_bytes(table, kind));
   arenas->outdated = true;
   if (copies)
-    arenas->copies = executor->device->allocate(executor, "parameters in bf16", copy_bytes(table));
+    arenas->copies = executor->device->allocate(executor, "parameters in bf16", copies);
   return arenas;
 }
 
@@ -47,39 +48,53 @@ void arenas_free(Arenas *arenas) {
   if (!arenas)
     return;
   arenas_settle(arenas);
-  for (int kind = 0; kind < ARENA_COUNT; kind++)
-    arenas->executor->device->release(arenas->executor, arenas->memory[kind], arena_bytes(arenas));
+  for (ArenaKind kind = 0; kind < ARENA_COUNT; kind++)
+    arenas->executor->device->release(arenas->executor, arenas->memory[kind], arena_bytes(arenas->table, kind));
   if (arenas->copies)
-    arenas->executor->device->release(arenas->executor, arenas->copies, copy_bytes(arenas->table));
+    arenas->executor->device->release(arenas->executor, arenas->copies,
+                                      arenas_copy_bytes(arenas->executor->plan, arenas->table));
   free(arenas);
 }
 
-static float *host_copy(Arenas *arenas, ArenaKind kind) {
+static char *host_copy(Arenas *arenas, ArenaKind kind) {
   const Device *device = arenas->executor->device;
   if (device->host_memory)
-    return (float *)arenas->memory[kind];
+    return arenas->memory[kind];
   if (!arenas->host[kind]) {
-    arenas->host[kind] = runtime_allocate((size_t)arenas->table->size, sizeof(float));
-    device->read(arenas->executor, arenas->host[kind], arenas->memory[kind], arena_bytes(arenas));
+    int64_t bytes = arena_bytes(arenas->table, kind);
+    arenas->host[kind] = runtime_allocate((size_t)bytes, 1);
+    device->read(arenas->executor, arenas->host[kind], arenas->memory[kind], bytes);
   }
   return arenas->host[kind];
 }
 
+static float *host_elements(Arenas *arenas, ArenaKind kind) {
+  if (arena_bytes(arenas->table, kind) != arenas->table->size * (int64_t)sizeof(float))
+    runtime_fail(FAIL_BUG, "gradients of table %s, which are bf16, are read as f32", arenas->table->name);
+  return (float *)host_copy(arenas, kind);
+}
+
 const float *arenas_read(Arenas *arenas, ArenaKind kind) {
-  return host_copy(arenas, kind);
+  return host_elements(arenas, kind);
 }
 
 float *arenas_write(Arenas *arenas, ArenaKind kind) {
-  float *elements = host_copy(arenas, kind);
+  float *elements = host_elements(arenas, kind);
   arenas->written[kind] = true;
   arenas->outdated |= kind == ARENA_PARAM;
   return elements;
 }
 
+char *arenas_write_gradients(Arenas *arenas) {
+  arenas->written[ARENA_GRAD] = true;
+  return host_copy(arenas, ARENA_GRAD);
+}
+
 void arenas_settle(Arenas *arenas) {
-  for (int kind = 0; kind < ARENA_COUNT; kind++) {
+  for (ArenaKind kind = 0; kind < ARENA_COUNT; kind++) {
     if (arenas->host[kind] && arenas->written[kind])
-      arenas->executor->device->write(arenas->executor, arenas->memory[kind], arenas->host[kind], arena_bytes(arenas));
+      arenas->executor->device->write(arenas->executor, arenas->memory[kind], arenas->host[kind],
+                                      arena_bytes(arenas->table, kind));
     free(arenas->host[kind]);
     arenas->host[kind] = NULL;
     arenas->written[kind] = false;
@@ -142,6 +157,7 @@ Executor *executor_new(const Plan *plan, const Payload *payload) {
       executor->device = devices[i];
   if (!executor->device)
     runtime_fail(FAIL_BUG, "the plan is for target %s, which is no device", plan->target);
+  executor->started = runtime_allocate((size_t)plan->func_count, sizeof *executor->started);
   executor->device->open(executor, payload);
   return executor;
 }
@@ -152,6 +168,7 @@ void executor_free(Executor *executor) {
   release_sum(executor);
   executor->device->close(executor);
   profile_free(executor->profile);
+  free(executor->started);
   free(executor);
 }
 
@@ -192,13 +209,24 @@ const ProductChoice *executor_choices(const Executor *executor, int *count) {
 
 /* ---------------------------------------------------------------- arguments and results */
 
+static bool *started(const Executor *executor, const PlanFunc *func) {
+  return &executor->started[func - executor->plan->funcs];
+}
+
+static void check_finished(const Executor *executor, const PlanFunc *func) {
+  if (*started(executor, func))
+    runtime_fail(FAIL_BUG, "%s is touched while it runs", func->name);
+}
+
 void *executor_argument(Executor *executor, const PlanFunc *func, const char *name) {
   const PlanArgument *argument = plan_argument(func, name);
+  check_finished(executor, func);
   return argument && argument->at.space == SPACE_ACT ? executor->device->argument(executor, func, argument) : NULL;
 }
 
 const void *executor_result(const Executor *executor, const PlanFunc *func, const char *label) {
   const PlanResult *result = plan_result(func, label, NULL);
+  check_finished(executor, func);
   return result && result->at.space == SPACE_ACT ? executor->device->result(executor, func, result) : NULL;
 }
 
@@ -206,6 +234,7 @@ float executor_scalar(const Executor *executor, const PlanFunc *func, const char
   const PlanResult *result = plan_result(func, label, NULL);
   if (!result || result->type != PLAN_F32 || result->shape.elements != 1 || result->at.space != SPACE_ACT)
     runtime_fail(FAIL_BUG, "%s has no scalar result '%s'", func->name, label);
+  check_finished(executor, func);
   return *(const float *)executor->device->result(executor, func, result);
 }
 
@@ -242,16 +271,41 @@ static bool writes(const PlanFunc *func, PlanSpace space) {
   return false;
 }
 
-void executor_run(Executor *executor, const PlanFunc *func) {
+static void start(Executor *executor, const PlanFunc *func) {
+  check_finished(executor, func);
+  executor->device->start(executor, func);
+  *started(executor, func) = true;
+}
+
+void executor_start(Executor *executor, const PlanFunc *func) {
   Arenas *arenas = executor->arenas;
   check_bound(executor, func);
   if (func->spaces >> SPACE_PARAM_BF16 & 1 && arenas->outdated) {
-    executor->device->run(executor, plan_copies(executor->plan, arenas->table));
+    const PlanFunc *copies = plan_copies(executor->plan, arenas->table);
+    start(executor, copies);
+    executor_finish(executor, copies);
     arenas->outdated = false;
   }
-  executor->device->run(executor, func);
+  start(executor, func);
   if (writes(func, SPACE_PARAM) && !writes(func, SPACE_PARAM_BF16))
     arenas->outdated = true;
+}
+
+void executor_finish(Executor *executor, const PlanFunc *func) {
+  if (!*started(executor, func))
+    runtime_fail(FAIL_BUG, "%s is waited for, but was not started", func->name);
+  if (executor->device->finish)
+    executor->device->finish(executor, func);
+  *started(executor, func) = false;
+}
+
+void executor_run(Executor *executor, const PlanFunc *func) {
+  executor_start(executor, func);
+  executor_finish(executor, func);
+}
+
+bool executor_runs_ahead(const Executor *executor) {
+  return executor->device->finish && !executor->profile;
 }
 
 void executor_set_profile(Executor *executor, bool on) {

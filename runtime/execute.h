@@ -8,7 +8,7 @@
  * The order of work per step of training:
  *   executor_set_table(ex, arenas)        once per table
  *   executor_argument(...)                fill each argument anew before every run
- *   executor_run(ex, func)
+ *   executor_run(ex, func)                or executor_start, then executor_finish
  *   executor_result(...)                  read before the next run
  * A transition: executor_set_source(ex, old), executor_set_table(ex, new), run; then executor_set_source(ex, NULL).
  *
@@ -55,14 +55,15 @@ void executor_set_seed(Executor *executor, uint64_t seed);
 
 typedef enum ArenaKind { ARENA_PARAM, ARENA_GRAD, ARENA_M, ARENA_V, ARENA_COUNT } ArenaKind;
 
-/* The flat f32 arenas of one parameter table on the device, each of table->size elements, zeroed when made. Beside
+/* The flat arenas of one parameter table on the device, each of table->size elements, zeroed when made; all f32, but
+ * gradients may be bf16. Beside
  * them, where functions read parameters in bf16, an arena of copies: a function that touches it finds every copy made
  * anew since anybody wrote parameters; only updates write parameters and their copies. */
 typedef struct Arenas {
   Executor *executor;
   const PlanTable *table;
   char *memory[ARENA_COUNT]; /* of the device */
-  float *host[ARENA_COUNT];  /* a copy for the host; NULL: none now */
+  char *host[ARENA_COUNT];   /* a copy for the host; NULL: none now */
   bool written[ARENA_COUNT]; /* the copy is newer than the arena */
   char *copies;              /* of the parameters in bf16; NULL: none needed */
   bool outdated;             /* parameters were written, their copies in bf16 not */
@@ -71,11 +72,14 @@ typedef struct Arenas {
 Arenas *arenas_new(Executor *executor, const PlanTable *table); /* FAIL_ENVIRONMENT when they do not fit into memory */
 void arenas_free(Arenas *arenas);                               /* NULL is taken */
 int64_t arenas_bytes(const Plan *plan, const PlanTable *table); /* that arenas_new takes */
+int64_t arenas_copy_bytes(const Plan *plan, const PlanTable *table); /* of them for copies in bf16; 0: none */
 
 /* An arena's elements for the host, to be read or written until arenas_settle, which makes what was written the
- * arena's. No function runs in between. */
+ * arena's. No function runs in between. Gradients of any type are written as bytes, to where a function's arguments
+ * stand. */
 const float *arenas_read(Arenas *arenas, ArenaKind kind);
 float *arenas_write(Arenas *arenas, ArenaKind kind);
+char *arenas_write_gradients(Arenas *arenas);
 void arenas_settle(Arenas *arenas);
 
 /* Ends with FAIL_ENVIRONMENT when the device's own memory cannot hold `bytes` more, as `what` will need; the host's
@@ -96,6 +100,14 @@ void *executor_argument(Executor *executor, const PlanFunc *func, const char *na
 /* An executor whose tables are not those `func` needs, or a step that fails on the user's input (more selected pairs
  * than the bound), ends the program with a message that names the Lua line. */
 void executor_run(Executor *executor, const PlanFunc *func);
+
+/* The same in two halves. Between them nobody touches the function's arguments and results (FAIL_BUG) or frees its
+ * arenas. Where the device runs ahead, executor_start comes back before the function is done, several may be started,
+ * which run in this order, and each keeps its results until it is started again: so the device goes on while the host
+ * reads. Elsewhere the next function started takes the memory of the results. */
+void executor_start(Executor *executor, const PlanFunc *func);
+void executor_finish(Executor *executor, const PlanFunc *func);
+bool executor_runs_ahead(const Executor *executor);
 
 /* Data of a result in the type and shape it has; NULL when the function has no such result in `act`. */
 const void *executor_result(const Executor *executor, const PlanFunc *func, const char *label);

@@ -1,5 +1,5 @@
 /* The command `info`: what this trainer is. --ir, --plan, --c, --cuda, --ledger, --forecast print what it carries as it
- * stands. */
+ * stands; plan and forecast are those of the device that `train` takes, or that --device names. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -83,12 +83,19 @@ int trainer_info(int argc, char **argv) {
                             {"--device", OPTION_TEXT, &device, 0}};
   options_parse("info", argc, argv, options, sizeof options / sizeof *options, NULL);
   Program *p = program_open("info", device);
-  const char *plan_section = strcmp(program_device(p), "cuda") == 0 ? SECTION_PLAN_CUDA : SECTION_PLAN_CPU;
+  bool gpu = strcmp(program_device(p), "cuda") == 0;
+  const char *plan_section = gpu ? SECTION_PLAN_CUDA : SECTION_PLAN_CPU,
+             *forecast_section = gpu ? SECTION_FORECAST_CUDA : SECTION_FORECAST_CPU;
   const struct {
     bool wanted;
     const char *section;
-  } dumps[] = {{ir, SECTION_IR},     {passes, SECTION_PASSES}, {plan, plan_section},        {c, SECTION_C},
-               {cuda, SECTION_CUDA}, {ledger, SECTION_LEDGER}, {forecast, SECTION_FORECAST}};
+  } dumps[] = {{ir, SECTION_IR},
+               {passes, program_passes_section(p)},
+               {plan, plan_section},
+               {c, SECTION_C},
+               {cuda, SECTION_CUDA},
+               {ledger, SECTION_LEDGER},
+               {forecast, forecast_section}};
   bool dumped = false;
   for (size_t i = 0; i < sizeof dumps / sizeof *dumps; i++) {
     if (!dumps[i].wanted)
@@ -97,6 +104,8 @@ int trainer_info(int argc, char **argv) {
     if (!section)
       runtime_fail(FAIL_USER, "this trainer carries no %s", dumps[i].section);
     fwrite(section->data, 1, section->size, stdout);
+    if (section->size && section->data[section->size - 1] != '\n')
+      putchar('\n');
     dumped = true;
   }
   if (dumped)

@@ -79,8 +79,13 @@ char *program_text(const Program *p, const char *name) {
   return section ? string_format("%.*s", (int)section->size, (const char *)section->data) : NULL;
 }
 
+const char *program_passes_section(const Program *p) {
+  const bool own = strcmp(program_device(p), "cuda") == 0 && payload_find(p->payload, SECTION_PASSES_CUDA);
+  return own ? SECTION_PASSES_CUDA : SECTION_PASSES;
+}
+
 const char *program_passes(const Program *p) {
-  const PayloadSection *section = payload_find(p->payload, SECTION_PASSES);
+  const PayloadSection *section = payload_find(p->payload, program_passes_section(p));
   return section ? string_format("%016" PRIx64, payload_ir_hash(section->data, section->size)) : NULL;
 }
 

@@ -16,11 +16,13 @@
 /* Sections of a trainer's payload, beside the kernels (execute.h) and the SentencePiece shim (tokenizer.h). */
 #define SECTION_PLAN_CPU "plan.cpu" /* docs/plan.md */
 #define SECTION_PLAN_CUDA "plan.cuda"
-#define SECTION_IR "model.ir"            /* before passes */
-#define SECTION_CONFIG "config.json"     /* the resolved configuration */
-#define SECTION_PASSES "passes.ir"       /* after passes */
-#define SECTION_LEDGER "ledger.json"     /* what `moec explain --json` prints */
-#define SECTION_FORECAST "forecast.json" /* what `moec forecast --json` prints */
+#define SECTION_IR "model.ir"                    /* before passes */
+#define SECTION_CONFIG "config.json"             /* the resolved configuration */
+#define SECTION_PASSES "passes.ir"               /* after passes: those for the CPU, or for the only target */
+#define SECTION_PASSES_CUDA "passes.cuda.ir"     /* after those for CUDA, where that is not the only target */
+#define SECTION_LEDGER "ledger.json"             /* what `moec explain --json` prints */
+#define SECTION_FORECAST_CPU "forecast.cpu.json" /* what `moec forecast --json --target=cpu` prints */
+#define SECTION_FORECAST_CUDA "forecast.cuda.json"
 #define SECTION_C "kernels.c"
 #define SECTION_CUDA "kernels.cu"
 
@@ -46,6 +48,7 @@ const char *program_device(const Program *program);  /* "cpu" or "cuda" */
 const char *program_no_gpu(const Program *program);
 char *program_text(const Program *program, const char *section); /* NULL: not carried. Terminated, lives on */
 
+const char *program_passes_section(const Program *program); /* SECTION_PASSES, or the device's own */
 const char *program_passes(const Program *program); /* names what the passes made of the model; NULL: not known */
 
 /* The function of a phase: "train", "eval", ...; NULL when absent. */

@@ -6,6 +6,10 @@
  * At step n, in this order: evaluation, probe, checkpoint; then, before update n+1 of the next phase, the transition,
  * its evaluation and probe. So a checkpoint at a boundary holds the parameters before the transition, which a resume
  * runs again.
+ *
+ * A device that runs ahead never waits for the host within or between updates: the host reads what a micro-batch gave
+ * while the update behind it runs, and writes an update's line while the next one's micro-batch runs. What happens
+ * between updates finds everything done and written.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -33,6 +37,15 @@ typedef struct TrainOptions {
   bool resume, profile, tune;
 } TrainOptions;
 
+/* An update that may still run, and what its line says beside the norm of the gradient. */
+typedef struct LastUpdate {
+  const PlanFunc *func; /* NULL: it is done and written */
+  int64_t step;         /* updates before it */
+  const char *version;
+  Sums sums;
+  double flops, experts;
+} LastUpdate;
+
 typedef struct Trainer {
   TrainOptions options;
   Program *program;
@@ -46,7 +59,9 @@ typedef struct Trainer {
   Tuning tuning;
   MemoryRecord memory;
   const char *version;
-  double density;          /* experts per token of the last update; negative: none in this phase yet */
+  double density; /* experts per token of the last update; negative: none in this phase yet */
+  LastUpdate update;
+  double clock;            /* when the update before this one was done, or this one began */
   double seconds_per_step; /* smoothed, for the time left */
   const char *checkpoint;  /* the last one written or read; NULL: none */
 } Trainer;
@@ -104,20 +119,15 @@ static const PlanFunc *choose_version(Trainer *t) {
   return now_wide ? wide : packed;
 }
 
-static Sums run_micro_batches(Trainer *t, const PlanFunc *func) {
+static Batch start_micro_batch(Trainer *t, const PlanFunc *func, int64_t micro) {
   Program *p = t->program;
   const PlanRun *run = &p->plan->run;
-  Sums sums = sums_new(func);
-  for (int64_t micro = 0; micro < run->accumulate; micro++) {
-    Batch batch = program_batch(p, func);
-    batch_fill_training(&batch, t->train, &t->order, t->step, run->batch, micro, run->accumulate);
-    program_fill(p, func, t->step);
-    program_set_float(p, func, "inverse_targets", (float)(1.0 / (double)(run->batch * run->sequence)));
-    executor_run(p->executor, func);
-    sums_add(&sums, p->executor, &batch);
-    executor_sum_gradients(p->executor, micro, run->accumulate);
-  }
-  return sums;
+  Batch batch = program_batch(p, func);
+  batch_fill_training(&batch, t->train, &t->order, t->step, run->batch, micro, run->accumulate);
+  program_fill(p, func, t->step);
+  program_set_float(p, func, "inverse_targets", (float)(1.0 / (double)(run->batch * run->sequence)));
+  executor_start(p->executor, func);
+  return batch;
 }
 
 /* After `step` updates. */
@@ -128,7 +138,7 @@ static _Noreturn void diverged(Trainer *t, int64_t step, const char *what, doubl
                phase_name(t), what, value, t->checkpoint ? t->checkpoint : "not there yet");
 }
 
-static float run_update(Trainer *t) {
+static const PlanFunc *start_update(Trainer *t) {
   Program *p = t->program;
   char *name = string_format("%s.update", p->arenas->table->name);
   const PlanFunc *update = plan_func(p->plan, name);
@@ -136,9 +146,8 @@ static float run_update(Trainer *t) {
     runtime_fail(FAIL_BUG, "the plan has no function %s", name);
   free(name);
   program_fill(p, update, t->step);
-  executor_run(p->executor, update);
-  t->flops += update->flops;
-  return executor_scalar(p->executor, update, "grad_norm");
+  executor_start(p->executor, update);
+  return update;
 }
 
 static void write_schedule(Text *line, const char *key, const PlanSchedule *schedule, int64_t step) {
@@ -149,78 +158,118 @@ static void write_schedule(Text *line, const char *key, const PlanSchedule *sche
     text_append(line, "null", 4);
 }
 
-/* The line of update number `step` + 1, which is done but not yet counted. */
-static void write_metrics(Trainer *t, const Sums *sums, float grad_norm, double experts, double seconds) {
+static void write_metrics(Trainer *t, const LastUpdate *u, float grad_norm, double seconds) {
   const Program *p = t->program;
+  const Sums *sums = &u->sums;
   const PlanRun *run = &p->plan->run;
   int64_t per_step = run->batch * run->sequence;
   Text *line = &t->line;
-  text_format(line, "{\"step\":%" PRId64 ",\"phase\":", t->step + 1);
+  text_format(line, "{\"step\":%" PRId64 ",\"phase\":", u->step + 1);
   text_json_string(line, phase_name(t));
   text_format(line, ",\"loss\":");
   text_json_double(line, sums_find(sums, "loss", NAN));
   text_format(line, ",\"ce\":");
   text_json_double(line, sums_find(sums, "ce", NAN));
-  write_schedule(line, "lr", plan_schedule(p->plan, "lr"), t->step);
-  write_schedule(line, "tau", program_schedule(p, p->phase, "tau"), t->step - p->phase_start[p->phase]);
+  write_schedule(line, "lr", plan_schedule(p->plan, "lr"), u->step);
+  write_schedule(line, "tau", program_schedule(p, p->phase, "tau"), u->step - p->phase_start[p->phase]);
   text_format(line, ",\"grad_norm\":");
   text_json_float(line, grad_norm);
-  text_format(line, ",\"tokens\":%" PRId64 ",\"tokens_per_s\":%.1f,\"flops\":", (t->step + 1) * per_step,
+  text_format(line, ",\"tokens\":%" PRId64 ",\"tokens_per_s\":%.1f,\"flops\":", (u->step + 1) * per_step,
               (double)per_step / seconds);
-  text_json_double(line, t->flops);
+  text_json_double(line, u->flops);
   text_format(line, ",\"experts_per_token\":");
-  text_json_double(line, experts);
-  text_format(line, ",\"version\":\"%s\"", t->version);
+  text_json_double(line, u->experts);
+  text_format(line, ",\"version\":\"%s\"", u->version);
   sums_write_means(line, sums, run->accumulate);
   text_append(line, "}", 1);
   log_line(t->log, LOG_METRICS, line);
 }
 
-static void write_routing(Trainer *t, const Sums *sums) {
+static void write_routing(Trainer *t, const LastUpdate *u) {
   Text *line = &t->line;
-  if (routed_layers(sums->func) == 0 || t->step % t->options.routing_every != 0)
+  if (routed_layers(u->sums.func) == 0 || u->step % t->options.routing_every != 0)
     return;
-  text_format(line, "{\"step\":%" PRId64 ",\"phase\":", t->step + 1);
+  text_format(line, "{\"step\":%" PRId64 ",\"phase\":", u->step + 1);
   text_json_string(line, phase_name(t));
-  sums_write_routing(line, sums);
+  sums_write_routing(line, &u->sums);
   text_append(line, "}", 1);
   log_line(t->log, LOG_ROUTING, line);
 }
 
-static void show_progress(Trainer *t, double loss, double experts, double seconds) {
+static void show_progress(Trainer *t, const LastUpdate *u, double seconds) {
   const PlanRun *run = &t->program->plan->run;
   t->seconds_per_step = t->seconds_per_step > 0 ? 0.9 * t->seconds_per_step + 0.1 * seconds : seconds;
   int64_t steps = steps_left(t), left = (int64_t)(t->seconds_per_step * (double)steps);
   log_progress(
       t->log,
       "step %" PRId64 "/%" PRId64 "  %s  loss %.4f  %.2f experts/token  %.0f tokens/s  %" PRId64 ":%02d:%02d left",
-      t->step, t->step + steps, phase_name(t), loss, experts,
+      u->step + 1, t->step + steps, phase_name(t), sums_find(&u->sums, "loss", NAN), u->experts,
       (double)(run->batch * run->sequence) / t->seconds_per_step, left / 3600, (int)(left / 60 % 60), (int)(left % 60));
+}
+
+/* The last update is done, and its lines are written. */
+static void finish_update(Trainer *t) {
+  LastUpdate *u = &t->update;
+  Executor *executor = t->program->executor;
+  if (!u->func)
+    return;
+  executor_finish(executor, u->func);
+  double now = log_seconds(), seconds = now - t->clock;
+  float grad_norm = executor_scalar(executor, u->func, "grad_norm");
+  if (!isfinite(grad_norm))
+    diverged(t, u->step + 1, "the norm of the gradient", (double)grad_norm);
+  write_metrics(t, u, grad_norm, seconds);
+  write_routing(t, u);
+  show_progress(t, u, seconds);
+  sums_free(&u->sums);
+  u->func = NULL;
+  t->clock = now;
+}
+
+static void finish_micro_batch(Trainer *t, const PlanFunc *func, const Batch *batch, Sums *sums) {
+  executor_finish(t->program->executor, func);
+  sums_add(sums, t->program->executor, batch);
+}
+
+/* Runs the micro-batches of an update and starts the update. */
+static const PlanFunc *run_micro_batches(Trainer *t, const PlanFunc *func, Sums *sums) {
+  Executor *executor = t->program->executor;
+  int64_t count = t->program->plan->run.accumulate;
+  bool ahead = executor_runs_ahead(executor);
+  Batch batch = {0};
+  for (int64_t micro = 0; micro < count; micro++) {
+    batch = start_micro_batch(t, func, micro);
+    finish_update(t); /* the one before, while this micro-batch runs or is to run */
+    if (!ahead || micro + 1 < count)
+      finish_micro_batch(t, func, &batch, sums);
+    executor_sum_gradients(executor, micro, count);
+  }
+  const PlanFunc *update = start_update(t);
+  if (ahead)
+    finish_micro_batch(t, func, &batch, sums);
+  return update;
 }
 
 static void run_step(Trainer *t) {
   const PlanRun *run = &t->program->plan->run;
+  Executor *executor = t->program->executor;
   tune_phase(t);
-  double start = log_seconds();
+  if (!t->update.func)
+    t->clock = log_seconds();
   const PlanFunc *func = choose_version(t);
-  Sums sums = run_micro_batches(t, func);
-  tuning_keep(&t->tuning, t->program->executor, t->options.out, t->log);
+  Sums sums = sums_new(func);
+  const PlanFunc *update = run_micro_batches(t, func, &sums);
+  tuning_keep(&t->tuning, executor, t->options.out, t->log);
   double loss = sums_find(&sums, "loss", NAN), pairs = sums_find(&sums, "pairs", 0);
   if (!isfinite(loss))
     diverged(t, t->step + 1, "the loss", loss);
-  float grad_norm = run_update(t);
-  if (!isfinite(grad_norm))
-    diverged(t, t->step + 1, "the norm of the gradient", (double)grad_norm);
   int layers = routed_layers(func);
-  double experts = layers > 0 ? pairs / ((double)(run->batch * run->sequence) * layers) : 1;
-  t->flops += (double)run->accumulate * func->flops + pairs * func->flops_per_pair;
-  t->density = experts;
-  double seconds = log_seconds() - start;
-  write_metrics(t, &sums, grad_norm, experts, seconds);
-  write_routing(t, &sums);
-  sums_free(&sums);
+  t->density = layers > 0 ? pairs / ((double)(run->batch * run->sequence) * layers) : 1;
+  t->flops += update->flops + (double)run->accumulate * func->flops + pairs * func->flops_per_pair;
+  t->update = (LastUpdate){update, t->step, t->version, sums, t->flops, t->density};
   t->step++;
-  show_progress(t, loss, experts, seconds);
+  if (!executor_runs_ahead(executor))
+    finish_update(t);
 }
 
 /* ---------------------------------------------------------------- between updates */
@@ -332,11 +381,16 @@ static void train_loop(Trainer *t, bool resumed) {
     bool ends = t->step == t->last || is_spent(t), boundary = program_phase_at(p, t->step) != p->phase;
     bool start = t->step == 0 && !ends;
     if (fresh && !start) {
-      if (ends || boundary || due(t->step, t->options.eval_every))
+      bool evaluates = ends || boundary || due(t->step, t->options.eval_every),
+           probes = ends || boundary || due(t->step, t->options.probe_every),
+           writes = ends || boundary || due(t->step, t->options.checkpoint_every);
+      if (evaluates || probes || writes)
+        finish_update(t);
+      if (evaluates)
         run_evaluation(t);
-      if (ends || boundary || due(t->step, t->options.probe_every))
+      if (probes)
         run_probe(t);
-      if (ends || boundary || due(t->step, t->options.checkpoint_every))
+      if (writes)
         run_checkpoint(t);
     }
     if (ends) {

@@ -154,9 +154,33 @@ void tuning_start(const Tuning *tuning, Executor *executor) {
   executor_set_choices(executor, tuning->products, tuning->product_count);
 }
 
+/* "NVIDIA H200 (sm_90a)", "NVRTC 13.0, cuBLASLt 13.1.0": of the executor. */
+static bool is_of_this(const ProductChoice *choice, const char *level, const char *libraries) {
+  size_t gpu = strlen(choice->gpu), library = strlen(choice->library);
+  const char *found = strstr(libraries, choice->library);
+  bool same_library = strcmp(choice->kind, "kernel") == 0 || (found && (found[library] == 0 || found[library] == ','));
+  return same_library && strncmp(level, choice->gpu, gpu) == 0 && strncmp(level + gpu, " (", 2) == 0;
+}
+
+static void look_at_choices(Tuning *tuning, const Executor *executor, Log *log) {
+  const ProductChoice *other = NULL;
+  int others = 0;
+  for (int i = 0; i < tuning->product_count && !tuning->looked_at; i++)
+    if (!is_of_this(&tuning->products[i], executor_level(executor), executor_library(executor))) {
+      other = other ? other : &tuning->products[i];
+      others++;
+    }
+  tuning->looked_at = true;
+  if (other)
+    log_note(log, "tuning: %d of %d choices are of another GPU or library (%s, %s) and count for nothing here", others,
+             tuning->product_count, other->gpu, other->library);
+}
+
 void tuning_keep(Tuning *tuning, const Executor *executor, const char *run, Log *log) {
   int count;
   const ProductChoice *choices = executor_choices(executor, &count);
+  if (choices)
+    look_at_choices(tuning, executor, log);
   if (count == tuning->product_count || !choices)
     return;
   for (int i = tuning->product_count; i < count; i++)

@@ -29,6 +29,7 @@ typedef struct Tuning {
   int count;
   ProductChoice *products; /* as they were read or kept last */
   int product_count;
+  bool looked_at; /* whether what was read is of this GPU */
 } Tuning;
 
 Tuning tuning_new(const Plan *plan);
@@ -39,7 +40,8 @@ void tuning_write(const Tuning *tuning, const char *run); /* RUN/tuning.json */
 
 /* Gives the executor the products of the file; before anything runs. */
 void tuning_start(const Tuning *tuning, Executor *executor);
-/* Writes RUN/tuning.json anew where the executor chose something since the last time, and says which kernels. */
+/* Writes RUN/tuning.json anew where the executor chose something since the last time, and says which kernels; and once
+ * how much of what was read is of another GPU or library, so that it counts for nothing here. */
 void tuning_keep(Tuning *tuning, const Executor *executor, const char *run, Log *log);
 /* For a program that continues nothing, but shall compute as the run did: tuning_start with RUN/tuning.json, if any. */
 void tuning_take_choices(Program *program, const char *run);

@@ -364,6 +364,6 @@ const Device device_cpu = {.name = "cpu",
                            .write = cpu_write,
                            .add = add,
                            .argument = argument_memory,
-                           .run = cpu_run,
+                           .start = cpu_run,
                            .result = result_memory,
                            .host_memory = true};

@@ -200,7 +200,7 @@ static double time_option(const Executor *executor, const PlanFunc *func, int fi
       run(executor, &func->steps[i]);
     cuda_check(cuda.cuEventRecord(done, gpu->stream), "an event");
     cuda_check(cuda.cuEventSynchronize(done), func->steps[first].option);
-    cuda_check(cuda.cuEventElapsedTime(&milliseconds, begin, done), "an event");
+    cuda_check(cuda.cuEventElapsedTime_v2(&milliseconds, begin, done), "an event");
     double seconds = 1e-3 * (double)milliseconds;
     if (round > 0 && (fastest < 0 || seconds < fastest))
       fastest = seconds;

@@ -148,8 +148,25 @@ Bytes cuda_compile(const CudaSource *source, const CudaUnit *unit, const char *a
   return cubin;
 }
 
+/* The cubin does not follow from comments, where names and lines of the script stand. No string holds one. */
+static void drop_comments(Bytes *text) {
+  size_t kept = 0;
+  for (size_t i = 0; i < text->size; i++) {
+    bool opens = text->data[i] == '/' && text->data[i + 1] == '*';
+    const char *end = opens ? strstr(text->data + i + 2, "*/") : NULL;
+    if (end)
+      i = (size_t)(end - text->data) + 1;
+    else
+      text->data[kept++] = text->data[i];
+  }
+  text->size = kept;
+  text->data[kept] = 0;
+}
+
 /* Two hashes of everything the cubin follows from, 32 hex digits. */
-static char *cache_key(Bytes text, const char *arch, const char *version) {
+static char *cache_key(const CudaSource *source, const CudaUnit *unit, const char *arch, const char *version) {
+  Bytes text = unit_text(source, unit);
+  drop_comments(&text);
   char *conditions = string_format("%s %s", arch, version);
   for (int i = 0; i < OPTIONS; i++) {
     char *longer = string_format("%s %s", conditions, options[i]);
@@ -162,6 +179,7 @@ static char *cache_key(Bytes text, const char *arch, const char *version) {
       string_format("%016" PRIx64 "%016" PRIx64, payload_hash(parts, sizeof parts), payload_hash(all, strlen(all)));
   free(conditions);
   free(all);
+  free(text.data);
   return key;
 }
 
@@ -218,18 +236,16 @@ typedef struct UnitCost {
 static Bytes load_cached(const CudaSource *source, const CudaUnit *unit, const char *arch, const char *version,
                          UnitCost *cost) {
   double start = log_seconds();
-  Bytes text = unit_text(source, unit);
-  char *key = cache_key(text, arch, version);
+  char *key = cache_key(source, unit, arch, version);
   double hashed = log_seconds();
   Bytes cubin = cuda_cache_find(key);
   *cost = (UnitCost){.hashing = hashed - start, .reading = log_seconds() - hashed};
   if (!cubin.data) {
-    cubin = compile_text(unit, text.data, arch);
+    cubin = cuda_compile(source, unit, arch);
     cuda_cache_store(key, cubin);
     cost->compiled = 1;
   }
   free(key);
-  free(text.data);
   return cubin;
 }
 

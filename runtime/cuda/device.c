@@ -1,9 +1,9 @@
 /* The device CUDA: a plan's steps are kernel launches, cuBLASLt's products and memsets in one stream of one GPU.
  *
  * In: a function of the plan, its arguments in page-locked memory of the host. Out: its results there. A run is: status
- * cell and arguments up, the steps, results and status down, one wait. The first run of a function goes step by step;
- * the second is captured as a CUDA graph, which every later one launches as long as the arenas are the same. So the
- * same kernels run on the same memory in the same order either way.
+ * cell and arguments up, the steps, results and status down, an event that its end is waited for by. The first run of a
+ * function goes step by step; the second is captured as a CUDA graph, which every later one launches as long as the
+ * arenas are the same. So the same kernels run on the same memory in the same order either way.
  */
 #include "runtime/device.h"
 
@@ -29,6 +29,7 @@ typedef struct CudaFunction { /* of the plan */
   int64_t *status;            /* where the status cell comes down, behind the results */
   FunctionOptions options;    /* which steps run */
   bool ready, ran;
+  CUevent done; /* recorded behind its last run */
   CUgraphExec graph;
   char *bound[SPACE_COUNT]; /* what executor->base was at the capture of the graph */
 } CudaFunction;
@@ -67,7 +68,8 @@ static char *cuda_allocate(Executor *executor, const char *what, int64_t bytes) 
   if (!memory)
     cuda_refuse(executor, string_format("%s need %.3f GB", what, (double)bytes / 1e9));
   memory_count(bytes);
-  cuda_check(cuda.cuMemsetD8Async(cuda_pointer(memory), 0, (size_t)bytes, state->gpu.stream), what);
+  if (bytes > 0)
+    cuda_check(cuda.cuMemsetD8Async(cuda_pointer(memory), 0, (size_t)bytes, state->gpu.stream), what);
   cuda_gpu_wait(&state->gpu, what);
   return memory;
 }
@@ -152,6 +154,8 @@ static void cuda_open_device(Executor *executor, const Payload *payload) {
 static void close_function(CudaFunction *function) {
   if (function->graph)
     cuda_check(cuda.cuGraphExecDestroy(function->graph), "the end of a graph");
+  if (function->done)
+    cuda_check(cuda.cuEventDestroy_v2(function->done), "the end of an event");
   cuda_gpu_free_host(function->in.host);
   cuda_gpu_free_host(function->out.host);
   options_free(&function->options);
@@ -254,6 +258,7 @@ static CudaFunction *function_of(const Executor *executor, const PlanFunc *func)
     function->in.host = cuda_gpu_host_memory(function->in.bytes);
     function->out.host = cuda_gpu_host_memory(function->out.bytes + STATUS_CELLS * (int64_t)sizeof(int64_t));
     function->status = (int64_t *)(function->out.host + function->out.bytes);
+    cuda_check(cuda.cuEventCreate(&function->done, CU_EVENT_DISABLE_TIMING), "the making of an event");
     function->ready = true;
   }
   return function;
@@ -326,7 +331,7 @@ static void run_profiled(Executor *executor, const PlanFunc *func, const CudaFun
     float milliseconds = 0;
     if (function->options.skipped[i])
       continue;
-    cuda_check(cuda.cuEventElapsedTime(&milliseconds, state->events[i], state->events[i + 1]), "an event");
+    cuda_check(cuda.cuEventElapsedTime_v2(&milliseconds, state->events[i], state->events[i + 1]), "an event");
     profile_add(executor->profile, func, i, 1e-3 * (double)milliseconds, step_flops(&func->steps[i]));
   }
 }
@@ -399,7 +404,7 @@ static void check_status(const PlanFunc *func, const int64_t status[STATUS_CELLS
                       (MistakeBounds){.n = s->n, .k = s->k, .bound = s->bound, .rows = s->check_rows});
 }
 
-static void cuda_run(Executor *executor, const PlanFunc *func) {
+static void cuda_start(Executor *executor, const PlanFunc *func) {
   CudaState *state = cuda_state(executor);
   CudaFunction *function = function_of(executor, func);
   if (!function->ran)
@@ -414,7 +419,16 @@ static void cuda_run(Executor *executor, const PlanFunc *func) {
     cuda_check(cuda.cuGraphLaunch(function->graph, state->gpu.stream), func->name);
   }
   function->ran = true;
-  cuda_gpu_wait(&state->gpu, func->name);
+  cuda_check(cuda.cuEventRecord(function->done, state->gpu.stream), "an event");
+}
+
+static void cuda_finish(Executor *executor, const PlanFunc *func) {
+  const CudaFunction *function = function_of(executor, func);
+  CUresult result = cuda.cuEventSynchronize(function->done);
+  if (result != CUDA_SUCCESS)
+    cuda_check(result, cuda_state(executor)->step_by_step
+                           ? func->name
+                           : string_format("%s (with MOEC_CUDA_BLOCKING=1 the message names the step)", func->name));
   check_status(func, function->status);
 }
 
@@ -451,7 +465,8 @@ const Device device_cuda = {.name = "cuda",
                             .write = cuda_write,
                             .add = cuda_add,
                             .argument = cuda_argument,
-                            .run = cuda_run,
+                            .start = cuda_start,
+                            .finish = cuda_finish,
                             .result = cuda_result,
                             .choices = cuda_choices,
                             .set_choices = cuda_set_choices};

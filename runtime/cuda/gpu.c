@@ -6,12 +6,21 @@
 #include "runtime/execute.h"
 #include "runtime/files.h"
 
-enum { LEAST_MAJOR = 8 }; /* compute capability: bf16 products of tensor cores, asynchronous copies */
+enum {
+  LEAST_MAJOR = 8,     /* compute capability: bf16 products of tensor cores, asynchronous copies */
+  LEAST_DRIVER = 13000 /* an older one takes no cubins of NVRTC 13 */
+};
 
 static int attribute(CUdevice device, CUdevice_attribute which) {
   int value = 0;
   cuda_check(cuda.cuDeviceGetAttribute(&value, which, device), "a query of the device");
   return value;
+}
+
+static int driver_version(void) {
+  int version = 0;
+  cuda_check(cuda.cuDriverGetVersion(&version), "a query of the driver");
+  return version;
 }
 
 static const char *find_gpu(CUdevice *device) {
@@ -26,6 +35,9 @@ static const char *find_gpu(CUdevice *device) {
     return string_format("the driver finds no GPU (%s)", cuda_error_text(result));
   if (count == 0)
     return "the driver finds no GPU";
+  if (driver_version() < LEAST_DRIVER)
+    return string_format("%s: one for CUDA %d.%d or newer is needed", cuda_gpu_driver(), LEAST_DRIVER / 1000,
+                         LEAST_DRIVER % 1000 / 10);
   cuda_check(cuda.cuDeviceGet(device, 0), "the choice of the device");
   int major = attribute(*device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
   if (major < LEAST_MAJOR)
@@ -79,8 +91,7 @@ void cuda_gpu_close(const CudaGpu *gpu) {
 }
 
 const char *cuda_gpu_driver(void) {
-  int version = 0;
-  cuda_check(cuda.cuDriverGetVersion(&version), "a query of the driver");
+  int version = driver_version();
   return string_format("driver for CUDA %d.%d", version / 1000, version % 1000 / 10);
 }
 

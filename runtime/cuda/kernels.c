@@ -1,6 +1,7 @@
 /* See kernels.h. */
 #include "runtime/cuda/kernels.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,22 +10,32 @@
 #include "runtime/error.h"
 #include "runtime/log.h"
 
-enum { SHARED_WITHOUT_ASKING = 48 << 10 }; /* bytes of dynamic shared memory that a kernel has by default */
-
-static CUmodule load_module(Bytes image, const char *name) {
-  CUmodule module;
-  CUresult result = cuda.cuModuleLoadData(&module, image.data);
-  if (result != CUDA_SUCCESS)
-    runtime_fail(FAIL_BUG, "the GPU does not take kernel %s: %s", name, cuda_error_text(result));
-  return module;
+/* The entry point, with `shared` bytes of dynamic shared memory; its unit is loaded where `module` is not yet. */
+static CUresult load(Bytes image, CUmodule *module, const char *name, int64_t shared, CUfunction *function) {
+  CUmodule loaded = *module;
+  CUresult result = loaded ? CUDA_SUCCESS : cuda.cuModuleLoadData(&loaded, image.data);
+  if (result == CUDA_SUCCESS)
+    *module = loaded;
+  if (result == CUDA_SUCCESS)
+    result = cuda.cuModuleGetFunction(function, *module, name);
+  if (result == CUDA_SUCCESS && shared > 0) /* without asking there are 48 KB for this and what is static together */
+    result = cuda.cuFuncSetAttribute(*function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)shared);
+  return result;
 }
 
-static CUfunction find_function(CUmodule module, const char *name) {
-  CUfunction function;
-  CUresult result = cuda.cuModuleGetFunction(&function, module, name);
-  if (result != CUDA_SUCCESS)
-    runtime_fail(FAIL_BUG, "kernel %s is not in its unit: %s", name, cuda_error_text(result));
-  return function;
+/* NULL when the driver refuses a kernel that need not run. */
+static CUfunction load_function(Bytes image, CUmodule *module, const char *name, int64_t shared, bool must_run) {
+  CUfunction function = NULL;
+  CUresult result = load(image, module, name, shared, &function);
+  if (result == CUDA_ERROR_OUT_OF_MEMORY)
+    cuda_check(result, string_format("the loading of kernel %s", name));
+  if (result != CUDA_SUCCESS && must_run)
+    runtime_fail(FAIL_BUG, "the GPU does not take kernel %s: %s", name, cuda_error_text(result));
+  if (result == CUDA_SUCCESS)
+    return function;
+  fprintf(stderr, "%s: note: the GPU does not take kernel %s (%s): the plan's other ways are left\n", runtime_program,
+          name, cuda_error_text(result));
+  return NULL;
 }
 
 /* By kernel: the most dynamic shared memory that a launch of it asks for. */
@@ -59,9 +70,8 @@ static int find_unit(const CudaSource *source, const char *kernel) {
 }
 
 /* By kernel: its unit, or -1 for one that this GPU cannot run and need not. */
-static int *find_units(const Plan *plan, const CudaSource *source, const char *arch) {
+static int *find_units(const Plan *plan, const CudaSource *source, const bool *always, const char *arch) {
   int *units = runtime_allocate((size_t)plan->kernel_count, sizeof *units);
-  bool *always = always_run(plan);
   for (int i = 0; i < plan->kernel_count; i++) {
     units[i] = find_unit(source, plan->kernels[i]);
     const char *only = source->units[units[i]].arch;
@@ -72,7 +82,6 @@ static int *find_units(const Plan *plan, const CudaSource *source, const char *a
                    arch, plan->kernels[i]);
     units[i] = -1;
   }
-  free(always);
   return units;
 }
 
@@ -96,7 +105,8 @@ CudaKernels cuda_kernels_load(const Plan *plan, const Payload *payload, const Cu
     runtime_fail(FAIL_BUG, "the plan launches kernels, but there is no payload that holds them");
   const PayloadSection *text = payload_section(payload, "kernels.cu");
   CudaSource source = cuda_source_read((const char *)text->data, text->size);
-  int *units = find_units(plan, &source, gpu->arch),
+  bool *always = always_run(plan);
+  int *units = find_units(plan, &source, always, gpu->arch),
       sum = plan->run.accumulate > 1 ? find_unit(&source, CUDA_SUM_ARENAS) : -1;
   bool *wanted = runtime_allocate((size_t)source.count, sizeof *wanted);
   for (int i = 0; i < plan->kernel_count; i++)
@@ -109,22 +119,17 @@ CudaKernels cuda_kernels_load(const Plan *plan, const Payload *payload, const Cu
   int64_t *shared = most_shared(plan);
   double start = log_seconds();
   for (int i = 0; i < plan->kernel_count; i++) {
-    if (units[i] < 0)
-      continue;
-    if (!modules[units[i]])
-      modules[units[i]] = load_module(images[units[i]], plan->kernels[i]);
-    kernels.functions[i] = find_function(modules[units[i]], plan->kernels[i]);
-    if (shared[i] > SHARED_WITHOUT_ASKING)
-      cuda_check(cuda.cuFuncSetAttribute(kernels.functions[i], CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                                         (int)shared[i]),
-                 plan->kernels[i]);
+    if (units[i] >= 0)
+      kernels.functions[i] =
+          load_function(images[units[i]], &modules[units[i]], plan->kernels[i], shared[i], always[i]);
   }
   if (sum >= 0)
-    kernels.sum_arenas = find_function(load_module(images[sum], CUDA_SUM_ARENAS), CUDA_SUM_ARENAS);
+    kernels.sum_arenas = load_function(images[sum], &modules[sum], CUDA_SUM_ARENAS, 0, true);
   kernels.note = describe(log_seconds() - start);
   for (int i = 0; i < source.count; i++)
     free(images[i].data);
   free(images);
+  free(always);
   free(modules);
   free(shared);
   free(wanted);

@@ -13,7 +13,8 @@
 #include "runtime/files.h"
 
 static const char kind[] = "product"; /* of a choice */
-enum { CANDIDATES = 8, ROUNDS = 4, WIDEST_ALIGNMENT = 256 };
+enum { CANDIDATES = 8, ROUNDS = 4, WIDEST_ALIGNMENT = 256, EPILOGUE_ALIGNMENT = 16 };
+static const double hopeless = 1.5; /* times the fastest: not timed again */
 
 typedef struct Product {
   char *shape;  /* what distinguishes it; part of the tuning file */
@@ -36,7 +37,15 @@ static struct {
   CUevent start, end;
 } all;
 
+/* Its kernels are loaded as they are used, for which the GPU may have no memory left: then these two. */
+static bool lacks_memory(cublasStatus_t status) {
+  return status == CUBLAS_STATUS_ALLOC_FAILED || status == CUBLAS_STATUS_NOT_INITIALIZED;
+}
+
 static void check(cublasStatus_t status, const char *what, const Product *product) {
+  if (lacks_memory(status))
+    runtime_fail(FAIL_ENVIRONMENT, "cuBLASLt cannot load its kernels at %s (status %d): too little memory is left: %s",
+                 what, status, product ? product->shape : "");
   if (status != CUBLAS_STATUS_SUCCESS)
     runtime_fail(FAIL_BUG, "cuBLASLt fails at %s (status %d): %s", what, status, product ? product->shape : "");
 }
@@ -172,6 +181,12 @@ static void set_pointers(const Product *product, const ProductAddresses *at) {
     set(product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &at->aux, sizeof at->aux);
 }
 
+/* An epilogue's vector and matrix are read and written 16 bytes at a time, which no preference can promise. */
+static bool is_aligned(const ProductAddresses *at) {
+  return (!at->bias || alignment(at->bias) >= EPILOGUE_ALIGNMENT) &&
+         (!at->aux || alignment(at->aux) >= EPILOGUE_ALIGNMENT);
+}
+
 /* Of an epilogue the library may refuse what it has no kernel for; without one it has no reason to. */
 static void suggest(Product *product, const StepGemm *step, const ProductAddresses *at) {
   cublasLtMatmulPreference_t preference;
@@ -194,7 +209,8 @@ static void suggest(Product *product, const StepGemm *step, const ProductAddress
   cublasStatus_t status = cuda.cublasLtMatmulAlgoGetHeuristic(
       all.handle, product->description, product->first, product->second, product->added, product->result, preference,
       CANDIDATES, product->candidates, &product->candidate_count);
-  if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status != CUBLAS_STATUS_SUCCESS && step->epilogue != EPILOGUE_NONE))
+  if (!is_aligned(at) || status == CUBLAS_STATUS_NOT_SUPPORTED ||
+      (status != CUBLAS_STATUS_SUCCESS && step->epilogue != EPILOGUE_NONE))
     product->candidate_count = 0;
   else
     check(status, "the search for an algorithm", product);
@@ -271,18 +287,18 @@ bool product_chosen(const StepGemm *step, const ProductAddresses *addresses) {
   return find(step, addresses)->choice != NULL;
 }
 
-/* Seconds of the fastest run; negative when the algorithm cannot run. */
+/* Seconds of the fastest run; negative when the algorithm cannot run. `best`: of the algorithms before, or negative. */
 static double time_candidate(const Product *product, const StepGemm *step, const ProductAddresses *addresses,
-                             const cublasLtMatmulAlgo_t *algorithm) {
+                             const cublasLtMatmulAlgo_t *algorithm, double best) {
   double fastest = -1;
-  for (int round = 0; round < ROUNDS; round++) {
+  for (int round = 0; round < ROUNDS && !(best >= 0 && fastest > hopeless * best); round++) {
     float milliseconds = 0;
     cuda_check(cuda.cuEventRecord(all.start, all.gpu->stream), "an event");
     if (multiply(product, step, addresses, algorithm) != CUBLAS_STATUS_SUCCESS)
       return -1;
     cuda_check(cuda.cuEventRecord(all.end, all.gpu->stream), "an event");
     cuda_check(cuda.cuEventSynchronize(all.end), "a product being timed");
-    cuda_check(cuda.cuEventElapsedTime(&milliseconds, all.start, all.end), "an event");
+    cuda_check(cuda.cuEventElapsedTime_v2(&milliseconds, all.start, all.end), "an event");
     double seconds = 1e-3 * (double)milliseconds;
     if (round > 0 && (fastest < 0 || seconds < fastest)) /* the first one warms up */
       fastest = seconds;
@@ -297,7 +313,7 @@ void product_tune(const StepGemm *step, const ProductAddresses *addresses) {
     return;
   set_pointers(product, addresses);
   for (int i = 0; i < product->candidate_count; i++) {
-    double seconds = time_candidate(product, step, addresses, &product->candidates[i].algo);
+    double seconds = time_candidate(product, step, addresses, &product->candidates[i].algo, fastest);
     if (seconds < 0 || (fastest >= 0 && seconds >= fastest))
       continue;
     fastest = seconds;

@@ -23,7 +23,7 @@ static void add_phase(Text *text, const Json *phase) {
 /* The forecast as a table; nothing where the trainer carries none. */
 static void add_forecast(Text *text, const Payload *payload) {
   char error[128];
-  const PayloadSection *section = payload ? payload_find(payload, "forecast.json") : NULL;
+  const PayloadSection *section = payload ? payload_find(payload, "forecast.cuda.json") : NULL;
   const Json *phases =
       section ? json_member(json_parse((const char *)section->data, section->size, error, sizeof error), "phases")
               : NULL;

@@ -1,5 +1,5 @@
 /* The message for a GPU that is too small: what was asked for, what there is, what the model needs by phase (section
- * forecast.json, as `moec forecast` prints it) and what would help. */
+ * forecast.cuda.json, as `moec forecast --target=cuda` prints it) and what would help. */
 #ifndef MOEC_RUNTIME_CUDA_REFUSE_H
 #define MOEC_RUNTIME_CUDA_REFUSE_H
 

@@ -63,6 +63,18 @@ def make_text(path, words, seed=5):
             file.write(" ".join(sentence).capitalize() + ".\n")
 
 
+def make_data(t, words):
+    """Token files of such text, in t.data."""
+    t.data = t.path("data")
+    make_text(t.path("text"), words)
+    run(t.moec, "data", t.path("text"), "-o", t.data, "--tokenizer=bytes")
+
+
+def settings(**keys):
+    """The words of a command that set these keys of a configuration."""
+    return [word for key, value in keys.items() for word in ("-D", f"{key}={value}")]
+
+
 def tensors(path):
     """A safetensors file: {name: (shape, values)}; its header must describe the file exactly."""
     data = read(path)

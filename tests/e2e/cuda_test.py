@@ -33,9 +33,8 @@ return moec.model {
 """
 
 MODEL = os.path.join(ROOT, "models", "gpt_evomoe.lua")
-SMALL = (MODEL, *(word for key, value in dict(size="tiny", seq=16, batch=4, accumulate=2, d=32, heads=2, experts=4, warmup=2,
-                                              shared_steps=3, anneal_steps=3, dense_steps=3, steps=9).items()
-                  for word in ("-D", f"{key}={value}")))
+SMALL = (MODEL, *settings(size="tiny", seq=16, batch=4, accumulate=2, d=32, heads=2, experts=4, warmup=2, shared_steps=3,
+                          anneal_steps=3, dense_steps=3, steps=9))
 LIBRARIES = os.path.abspath(sys.argv[2])
 
 
@@ -48,9 +47,8 @@ def cuda(**changes):
 def prepare(t):
     global CACHE
     CACHE = t.path("cache")
-    make_text(t.path("text"), 1500)
-    t.data, t.trainer, t.whole = t.path("data"), t.path("trainer"), t.path("whole")
-    run(t.moec, "data", t.path("text"), "-o", t.data, "--tokenizer=bytes")
+    make_data(t, 1500)
+    t.trainer, t.whole = t.path("trainer"), t.path("whole")
     run(t.moec, "build", *SMALL, "-o", t.trainer)
 
 
@@ -106,6 +104,14 @@ def test_resume(t):
         same_run(t.whole, cut, steps_of(t.whole))
 
 
+def test_running_ahead(t):
+    """On a device that does everything as late as it may, the host is always one update ahead: the same bits."""
+    late = t.path("late")
+    train(t, late, "--checkpoint-every=0", "--probe-every=0", "--tuning=" + os.path.join(t.whole, "tuning.json"),
+          env=cuda(MOEC_SIMULATOR_DELAYED="1"))
+    same_run(t.whole, late, (3, 6, 9))
+
+
 def test_other_device(t):
     """A run may go on elsewhere, which it says."""
     moved = t.path("moved")
@@ -130,7 +136,8 @@ def test_eval_and_sample(t):
 
 
 def test_tuning_file(t):
-    """Another run's choices are taken; an algorithm that the library does not know is an error."""
+    """Another run's choices are taken, of another GPU's it is said that they are not; an algorithm that the library does not know is an
+    error."""
     tuning, out = t.path("tuning.json"), t.path("tuned")
     shutil.copy(os.path.join(t.whole, "tuning.json"), tuning)
     train(t, out, "--steps=2", f"--tuning={tuning}")
@@ -142,6 +149,27 @@ def test_tuning_file(t):
             choice["algorithm"] = "f" * 128
     write(tuning, json.dumps(document))
     train(t, t.path("untuned"), "--steps=2", f"--tuning={tuning}", code=1, says="has no such algorithm for the product")
+    timed = [choice for choice in document["choices"] if choice["kind"] != "crossover"]
+    for choice in timed:
+        choice["gpu"] += " II"
+    write(tuning, json.dumps(document))
+    said = train(t, t.path("elsewhere"), "--steps=1", f"--tuning={tuning}")
+    assert f"tuning: {len(timed)} of {len(timed)} choices are of another GPU or library ({timed[0]['gpu']}, " in said, said
+    assert "are of another GPU" not in train(t, t.path("again"), "--steps=1", "--tuning=" + os.path.join(t.whole, "tuning.json"))
+
+
+def test_explain_run(t):
+    """moec explain --run of a run on the GPU: the GPU's forecast, and what was timed there."""
+    found = json.loads(run(t.moec, "explain", *SMALL, "--json", f"--run={t.whole}"))["run"]
+    forecast = json.loads(run(t.moec, "forecast", *SMALL, "--json", "--target=cuda"))
+    timed = [c for c in json.loads(read(os.path.join(t.whole, "tuning.json")))["choices"] if c["kind"] != "crossover"]
+    assert found["machine"].startswith("cuda, ") and len(found["choices"]) == len(timed) > 9
+    assert [c["among"] for c in found["choices"]] == [c["shape"] for c in timed]
+    for phase, expected in zip(found["phases"], forecast["phases"], strict=True):
+        assert phase["predicted"]["memory_bytes"] == max(expected["memory"]["total"], expected["memory"]["entry"]), phase["name"]
+        assert 0 <= phase["memory_bytes"] - phase["predicted"]["memory_bytes"] < 34e6, phase  # the workspace of products, 32 MiB
+    text = run(t.moec, "explain", *SMALL, f"--run={t.whole}")
+    assert f"measured in {t.whole}: cuda, " in text and "timed: the algorithms of" in text, text
 
 
 def test_info(t):
@@ -181,6 +209,7 @@ def test_what_is_missing(t):
         for other in others:
             os.symlink(os.path.join(LIBRARIES, other), os.path.join(some, other))
         run(t.trainer, *words, env=cuda(MOEC_CUDA_PATH=some, MOEC_CACHE=t.path("empty")), code=3, says=(name, "is not in", "toolkit"))
+    run(t.trainer, *words, env=cuda(MOEC_SIMULATOR_DRIVER="12080"), code=3, says="driver for CUDA 12.8: one for CUDA 13.0 or newer is needed")
     run(t.trainer, *words, env=cuda(MOEC_SIMULATOR_MEMORY="32"), code=3, lines=7,
         says=("not enough memory on the GPU: the workspace of products need 0.034 GB", "the forecast, in GB", "dense", "top1", "accumulate=N", "--memory="))
     run(t.trainer, *words, env=cuda(MOEC_SIMULATOR_MEMORY="34"), code=3, lines=7,

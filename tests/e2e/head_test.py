@@ -38,9 +38,7 @@ LIBRARIES = os.path.abspath(sys.argv[2]) if len(sys.argv) > 2 else None
 
 
 def prepare(t):
-    make_text(t.path("text"), 3000)
-    t.data = t.path("data")
-    run(t.moec, "data", t.path("text"), "-o", t.data, "--tokenizer=bytes")
+    make_data(t, 3000)
     write(t.path("head.lua"), SCRIPT)
 
 

@@ -24,16 +24,14 @@ def cuda(arch="8.0", **changes):
 
 
 def build(t, name, model, sizes, *words, **options):
-    defines = [word for key, value in sizes.items() for word in ("-D", f"{key}={value}")]
-    run(t.moec, "build", os.path.join(ROOT, "models", model + ".lua"), *defines, "--target=cuda", *words, "-o", t.path(name), **options)
+    run(t.moec, "build", os.path.join(ROOT, "models", model + ".lua"), *settings(**sizes), "--target=cuda", *words, "-o", t.path(name),
+        **options)
 
 
 def prepare(t):
     global CACHE
     CACHE = t.path("cache")
-    make_text(t.path("text"), 1500)
-    t.data = t.path("data")
-    run(t.moec, "data", t.path("text"), "-o", t.data, "--tokenizer=bytes")
+    make_data(t, 1500)
     build(t, "dense", "gpt_dense", DENSE)
 
 
@@ -81,7 +79,7 @@ def test_another_architecture(t):
     """sm_80 has one kernel left for attention, and compiles no other."""
     said = train(t, "portable", "--profile")
     assert "option=mma" in said and "sm90" not in said and not attention(t, "portable"), said
-    assert cubins("9.0") == cubins("8.0") + 3, (cubins("9.0"), cubins("8.0"))  # forward at two sizes, and the gradient
+    assert cubins("9.0") == cubins("8.0") + 4, (cubins("9.0"), cubins("8.0"))  # forward at two sizes, and the two of the gradient
     build(t, "only", "gpt_dense", DENSE, "--attention=wgmma")
     train(t, "only_run", trainer="only", code=3, says="this trainer is made for sm_90a, the GPU is an sm_80")
 
@@ -99,7 +97,8 @@ def test_epilogues(t):
 
 
 def test_carried(t):
-    """With cubins nothing is compiled, so that NVRTC need not be there; the sum over micro-batches is carried, too."""
+    """With cubins nothing is compiled, so that NVRTC need not be there; the sum over micro-batches is carried, too. Another GPU than they
+    are for compiles its own, which the log says, or cannot."""
     some = t.path("without_nvrtc")
     os.makedirs(some)
     for name in ("libcuda.so.1", "libcublasLt.so.13"):
@@ -108,6 +107,10 @@ def test_carried(t):
     said = train(t, "carried", trainer="carrying", env=cuda(MOEC_CUDA_PATH=some, MOEC_CACHE=t.path("empty")))
     assert "0 kernels compiled" in said and "0 from the cache" in said and "precompiled kernels" in said, said
     assert not os.path.exists(t.path("empty"))
+    said = train(t, "elsewhere", trainer="carrying", env=cuda("9.0"))
+    assert " 0 carried" in said and "0 kernels compiled in" not in said, said
+    train(t, "nowhere", trainer="carrying", env=cuda("9.0", MOEC_CUDA_PATH=some, MOEC_CACHE=t.path("empty")), code=3,
+          says=("kernels are to be compiled for sm_90a, but libnvrtc.so.13 is not in", "toolkit"))
 
 
 main(dict(globals()))

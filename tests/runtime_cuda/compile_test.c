@@ -1,8 +1,10 @@
 /* Units, cache and container of runtime/cuda/compile.h: what is parsed; that each place a cubin can come from is used
- * and the compiler is not called where it need not be; that damage in the cache is noticed and mended. Compiles with
- * the real NVRTC, which needs no GPU; without it the test is skipped. */
+ * and the compiler is not called where it need not be, so not for other comments; that damage in the cache is noticed
+ * and mended, and several processes may fill it at a time. Compiles with the real NVRTC, which needs no GPU; without it
+ * the test is skipped. */
 #include <dirent.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "runtime/cuda/compile.h"
@@ -99,6 +101,40 @@ static void check_cache(const CudaSource *source) {
   check_same(first, load(source, none, 2));
 }
 
+/* The text with another comment in its head and in a unit is the same to the cache; with another number it is not. */
+static void check_comments(void) {
+  static const char *const heads[] = {"/* a */#define SCALE 2\n", "#define SCALE 2/* b / c */\n", "#define SCALE 3\n"};
+  static const int expected[] = {1, 0, 1};
+  for (int i = 0; i < 3; i++) {
+    char *other = string_format(
+        "%s//@unit half\n/* %d / 2 */extern \"C\" __global__ void half(float *x) { *x /= SCALE; }\n", heads[i], i);
+    CudaSource source = cuda_source_read(other, strlen(other));
+    compilations = 0;
+    cuda_load_units(&source, (const bool[]){true}, "sm_80", (Mapping){NULL, 0});
+    CHECK(compilations == expected[i], "comment %d: %d compilations", i, compilations);
+  }
+}
+
+static void empty_cache(void) {
+  CHECK(!system(string_format("rm %s/*.cubin", directory)), "the cache is not emptied");
+}
+
+/* Processes that find the cache empty at the same time: each compiles, none reads half a file. */
+static void check_together(const CudaSource *source) {
+  enum { PROCESSES = 3 };
+  empty_cache();
+  for (int i = 0; i < PROCESSES; i++)
+    if (fork() == 0) {
+      execl("/proc/self/exe", "compile_test", directory, (char *)NULL);
+      _exit(127);
+    }
+  for (int i = 0, status; i < PROCESSES; i++)
+    CHECK(wait(&status) > 0 && status == 0, "a process beside others ends with status %d", status);
+  load(source, (Mapping){NULL, 0}, 0);
+  CHECK(!system(string_format("test -z \"$(ls %s | grep -v 'cubin$')\"", directory)), "parts of files are left");
+  empty_cache();
+}
+
 static void check_container(const CudaSource *source) {
   static const char container[] = "half 0 4\ntwice 4 3\n\nhalfTWO";
   Bytes *images = load(source, (Mapping){(const uint8_t *)container, strlen(container)}, 0);
@@ -106,7 +142,7 @@ static void check_container(const CudaSource *source) {
   CHECK(images[0].size == 3 && !memcmp(images[0].data, "TWO", 3), "twice");
 }
 
-int main(void) {
+int main(int count, char **arguments) {
   const char *problem = cuda_open(CUDA_NVRTC);
   if (problem) {
     printf("skipped: %s\n", problem);
@@ -114,10 +150,18 @@ int main(void) {
   }
   real_compile = cuda.nvrtcCompileProgram;
   cuda.nvrtcCompileProgram = count_compile;
+  CudaSource source = cuda_source_read(text, strlen(text));
+  if (count > 1) { /* one of several processes */
+    setenv("MOEC_CACHE", arguments[1], 1);
+    for (int i = 0; i < 20; i++)
+      cuda_load_units(&source, (const bool[]){true, true, true}, "sm_80", (Mapping){NULL, 0});
+    return 0;
+  }
   CHECK(mkdtemp(directory), "no directory for the test");
   setenv("MOEC_CACHE", string_format("%s/", directory), 1);
-  CudaSource source = cuda_source_read(text, strlen(text));
   check_source(&source);
+  check_comments();
+  check_together(&source);
   check_cache(&source);
   check_container(&source);
   CHECK(!system(string_format("rm -r %s", directory)), "the test's directory stays");
