@@ -16,7 +16,7 @@
 
 #include "runtime/cuda/libraries.h"
 
-enum { MOST_PARAMETERS = 256, STATIC_SHARED = 48 << 10, MESSAGE = 4096 };
+enum { MOST_PARAMETERS = 256, MESSAGE = 4096 };
 static const unsigned char patterns[2] = {0xff, 0x55};
 
 typedef struct Allocation {
@@ -250,7 +250,7 @@ bool simulator_run(const SimulatorLaunch *launch, const uint64_t *parameters, in
     return wrong("%s: more than %d parameters", launch->entry, MOST_PARAMETERS);
   if (!good(cuda.cuModuleGetFunction(&function, launch->unit->module, launch->entry), launch->entry))
     return false;
-  if (launch->shared_bytes > STATIC_SHARED &&
+  if (launch->shared_bytes > 0 &&
       !good(
           cuda.cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, (int)launch->shared_bytes),
           launch->entry))

@@ -10,6 +10,8 @@
 # Cubins for ARCH (default sm_90a) are carried where NVRTC is on this machine; without it the GPU's machine needs NVRTC.
 #   TEXT=FILE   other text than the King James Bible
 #   STEPS=n     of the tiny models' runs (default 500); MODELS="dense ..." which of them; ONLY_TINY=1: no paper-size trainers
+#   TINY="seq=16 ..."   other settings of the tiny models
+#   MEMORY=nG   of the GPU, that the paper's model may use (default 130G)
 set -euo pipefail
 if [ $# -lt 1 ]; then
   sed -n '2,4p' "$0" >&2
@@ -28,8 +30,9 @@ for name in rows attention routing grouped epilogue; do
 done
 strip -o "$directory/suite/grouped_bench" "$build/tests/gpu/grouped_bench"
 cp -r tests/kernels/cases "$directory/suite/cases"
-cp tests/gpu/run.sh tests/gpu/summary.py tests/bench/peer_torch.py "$directory"
-ldd "$build/moec-runtime" "$directory"/suite/*_test | awk '$3 ~ /libgomp/ {print $3}' | sort -u | xargs -r cp -Lt "$directory/lib"
+cp tests/gpu/run.sh tests/gpu/summary.py tests/bench/peer_torch.py tests/bench/data_order.py "$directory"
+ldd "$build/moec-runtime" "$directory"/suite/{*_test,grouped_bench} |
+  awk '$3 ~ /^\// && $1 !~ /^lib(c|m|dl|pthread|rt)\.so/ { print $3 }' | sort -u | xargs -r cp -Lt "$directory/lib"
 
 # ---- real text; numbers of a counter where there is none
 text=${TEXT:-$directory/text.txt}
@@ -73,16 +76,16 @@ for model in $models; do
     settings="steps=500"
     [ "$model" != evomoe ] || settings=$phases
     # shellcheck disable=SC2086
-    trainer "tiny-$model-$precision" "gpt_$model" size=tiny precision=$precision $settings
+    trainer "tiny-$model-$precision" "gpt_$model" size=tiny precision=$precision $settings ${TINY:-}
   done
 done
 
-# The paper's model. A recomputation price (bytes that a microsecond of it must free) for each: as much is kept as fits into
-# the 139 GiB of an H200. paper NAME PRICES SETTING ...
+# The paper's model, for the GPU alone. As much is kept as fits into MEMORY: the 140 GiB of an H200 less what the driver and
+# the libraries take. paper NAME SETTING ...
 paper() {
-  local name=$1 prices=$2
-  shift 2
-  options=("--recompute:prices=$prices")
+  local name=$1
+  shift
+  options=(--target=cuda "--memory=${MEMORY:-130G}")
   trainer "$name" gpt_evomoe precision=bf16 dropout=0 warmup=100 clip=1.0 "$@"
   options=()
 }
@@ -90,13 +93,12 @@ shared=(shared_steps=100000 dense_steps=0 steps=200000) # no dense phase: its me
 dense=(shared_steps=0 dense_steps=100000 anneal_steps=100000 tau_max=2 tau_min=2 steps=200000)
 top1=(shared_steps=0 dense_steps=0 tau_max=0.5 tau_min=0.5 steps=200000)
 if [ -z "${ONLY_TINY:-}" ]; then
-  both="dense.train.wide=8000,dense.train.packed=4000"
-  paper paper-top1-64 top1.train=8000 batch=64 "${top1[@]}"
-  paper paper-top1-8 top1.train=100000 batch=8 "${top1[@]}"
-  paper paper-dense-16 $both batch=16 "${dense[@]}"
-  paper paper-shared-64 shared.train=20000 batch=64 "${shared[@]}"
-  paper profile-top1-64 top1.train=8000 layers=2 batch=64 "${top1[@]}"
-  paper profile-dense-16 $both layers=2 batch=16 "${dense[@]}"
+  paper paper-top1-64 batch=64 "${top1[@]}"
+  paper paper-top1-8 batch=8 "${top1[@]}"
+  paper paper-dense-16 batch=16 "${dense[@]}"
+  paper paper-shared-64 batch=64 "${shared[@]}"
+  paper profile-top1-64 layers=2 batch=64 "${top1[@]}"
+  paper profile-dense-16 layers=2 batch=16 "${dense[@]}"
 fi
 
 # ---- what the CPU makes of the tiny models
