@@ -56,6 +56,8 @@ static Step begin_launch(Lower *l, uint32_t first, uint32_t last, Kernel *kernel
       geometry.blocks[1] > MOST_BLOCKS_Y || geometry.blocks[2] > MOST_BLOCKS_Y)
     ir_bug("%s: kernel %s%s cannot be launched with %s blocks of %d threads", l->func->name, kernel_name(kernel),
            suffix, blocks_text(l->arena, geometry.blocks), geometry.threads);
+  if (first != NO_INST)
+    kernel_used_for(kernel, l->func, first, last);
   Step s = step_begin("launch", first, last);
   s.kernel = kernel;
   step_word(l, &s, NULL, arena_print(l->arena, "%s%s", kernel_name(kernel), suffix));
@@ -177,8 +179,8 @@ static void row_counts(Lower *l, Step *s, const KernelCall *call) {
   cuda_number(l, s, call->rows);
 }
 
-/* A second launch adds up the partial sums in the scratch of the first, in order. Neither gets an operand it has no
- * use for: such an operand would keep memory alive. */
+/* A second launch adds up the partial sums in the scratch of the first, in order. Neither has an operand it has no use
+ * for: such an operand would keep memory alive. */
 static void finish_launch(Lower *l, const KernelCall *call, const Place *scratch, uint32_t first, uint32_t last) {
   int64_t threads = kernel_geometry(call->kernel).finish_threads;
   CudaGeometry geometry = {.blocks = {divide_up(threads, FINISH_THREADS)}, .threads = FINISH_THREADS};
@@ -186,11 +188,9 @@ static void finish_launch(Lower *l, const KernelCall *call, const Place *scratch
   for (uint32_t i = 0; i < vec_len(call->operands); i++) {
     const KernelOperand *operand = &call->operands[i];
     Place unused;
-    if (!operand->finish)
-      cuda_null(l, &s);
-    else if (operand->role == OPERAND_SCRATCH)
+    if (operand->finish && operand->role == OPERAND_SCRATCH)
       cuda_read(l, &s, scratch[i]);
-    else
+    else if (operand->finish)
       row_operand(l, &s, operand, &unused);
   }
   row_counts(l, &s, call);
@@ -202,9 +202,7 @@ void cuda_row_kernel(Lower *l, const KernelCall *call, uint32_t first, uint32_t 
   Step s = begin_launch(l, first, last, call->kernel, "", row_geometry(call));
   for (uint32_t i = 0; i < vec_len(call->operands); i++) {
     const KernelOperand *operand = &call->operands[i];
-    if (operand->finish && operand->role == OPERAND_OUTPUT)
-      cuda_null(l, &s);
-    else
+    if (!operand->finish || operand->role != OPERAND_OUTPUT)
       row_operand(l, &s, operand, &scratch[i]);
   }
   row_counts(l, &s, call);

@@ -71,6 +71,8 @@ KernelEpilogue kernel_epilogue(KernelSet *set, const Func *f, uint32_t first, ui
  * `arch`: NULL, or the only architecture that can compile it ("sm_90a"). */
 Kernel *kernel_from_template(KernelSet *set, const char *name, const CudaDefine *defines, const char *arch,
                              const KernelEpilogue *epilogue);
+/* The instructions of a launch of such an instance; the first ones stand at the head of its text. */
+void kernel_used_for(Kernel *k, const Func *f, uint32_t first, uint32_t last);
 
 /* How to compile the emitted C, besides -march and the output: gcc vectorises the loops, IEEE semantics of NaN and
  * infinities stay, and products are fused with sums only where the text says so. */
@@ -78,9 +80,10 @@ Kernel *kernel_from_template(KernelSet *set, const char *name, const CudaDefine 
   "-std=gnu11 -O3 -fopenmp -fPIC -fno-math-errno -fno-trapping-math -ffp-contract=off -fno-semantic-interposition"
 
 /* CUDA launch of a kernel with `bound` rows: blocks = ceil(bound * rows_per_entry / rows_per_block), at least 1; its
- * parameters are the operands' pointers, `const int *live` (the last entry of the offsets, or NULL) and `long long
- * bound` (rows of dim 0). A kernel with finish_threads > 0 is followed by NAME_finish with the same parameters and
- * about so many threads, 256 per block. Any number of blocks gives the same results: these are the fast ones. */
+ * parameters are the operands' pointers but those of outputs to finish, `const int *live` (the last entry of the
+ * offsets, or NULL) and `long long bound` (rows of dim 0). A kernel with finish_threads > 0 is followed by NAME_finish,
+ * whose operands are those to finish alone, with about so many threads, 256 per block. Any number of blocks gives the
+ * same results: these are the fast ones. */
 typedef struct KernelGeometry {
   int threads;
   int64_t rows_per_block, rows_per_entry;
@@ -92,10 +95,11 @@ typedef struct KernelGeometry {
 KernelGeometry kernel_geometry(const Kernel *k); /* of row kernels only */
 
 const char *kernel_name(const Kernel *k);
-const char *kernel_c(const Kernel *k);    /* one C function, without the prelude; of row kernels only */
-const char *kernel_cuda(const Kernel *k); /* one CUDA translation unit body, without the prelude */
-const char *kernel_arch(const Kernel *k); /* the only architecture that compiles it; NULL: any */
-const char *kernel_prelude_c(void);       /* vectorisable exp, log, tanh, Philox, ... and runtime/kernel_abi.h */
+const char *kernel_c(const Kernel *k);        /* one C function, without the prelude; of row kernels only */
+const char *kernel_cuda(const Kernel *k);     /* one CUDA translation unit body, without the prelude */
+const char *kernel_template(const Kernel *k); /* the name of the template; NULL: a row kernel */
+const char *kernel_arch(const Kernel *k);     /* the only architecture that compiles it; NULL: any */
+const char *kernel_prelude_c(void);           /* vectorisable exp, log, tanh, Philox, ... and runtime/kernel_abi.h */
 const char *kernel_prelude_cuda(void);
 
 #endif

@@ -22,12 +22,13 @@ enum {
   BLOCK_THREADS = 128, /* of several teams that wait for each other, */
   FREE_THREADS = 256,  /* and of those that need not */
   STRIDED = 8,         /* columns that a thread takes at a time where addresses forbid vectors */
+  MOST_VECTORS = 8,    /* of a thread that are loaded together in a loop over rows that end in part of one */
   STATIC_SHARED = 48 << 10,
   MOST_SHARED = 227 << 10, /* what a block may have on a GPU of compute capability 9.0; 8.0 has 163 KB */
   RESIDENT_THREADS = 512,  /* at least, on a processor: each may have 128 registers, and none needs to be spilled */
   FINISH_THREADS = 256,
   FINISH_COLUMNS = 32,    /* columns that a block of NAME_finish adds up at a time */
-  MOST_BLOCKS = 16384,    /* rows beyond are taken by the same blocks: starting empty ones costs, too */
+  MOST_BLOCKS = 16384,    /* what is beyond is taken by the same blocks: starting empty ones costs, too */
   PROCESSORS = 132,       /* of a GPU that kernels with sums over rows are cut for, */
   SUM_THREADS = 768,      /* threads of such a kernel on each, */
   SCALAR_SUM_BLOCKS = 16, /* and blocks, where nothing but scalars is summed */
@@ -75,9 +76,8 @@ static bool is_aligned(const BodyOperand *o, int64_t ld, int width) {
   return o->alignment % unit == 0 && ld * size % unit == 0;
 }
 
-static bool allows_width(const KernelBody *body, int64_t columns, int width) {
-  if (columns % width != 0 || columns < (int64_t)WARP * width)
-    return false;
+/* Whether rows of so many columns begin where vectors do. */
+static bool aligns_rows(const KernelBody *body, int64_t columns, int width) {
   for (uint32_t i = 0; i < vec_len(body->nodes); i++) {
     const Node *n = &body->nodes[i];
     if (n->columns == columns && (n->kind == NODE_LOAD || n->kind == NODE_ROWS_SUM) &&
@@ -104,6 +104,10 @@ static bool has_bf16(const KernelBody *body, int64_t columns) {
   return false;
 }
 
+static bool allows_width(const KernelBody *body, int64_t columns, int width) {
+  return columns % width == 0 && columns >= (int64_t)WARP * width && aligns_rows(body, columns, width);
+}
+
 /* Adjacent columns that a thread handles at a time. */
 static int vector_width(const KernelBody *body, int64_t columns) {
   int width = is_spread(body) || columns == 1 ? 1 : has_bf16(body, columns) ? 8 : 4;
@@ -114,6 +118,18 @@ static int vector_width(const KernelBody *body, int64_t columns) {
 
 static int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
+}
+
+/* The same for rows that end in part of a vector, whose columns are taken one by one; not where whole rows are filled.
+ */
+static int part_width(const KernelBody *body, int64_t columns) {
+  int width = has_bf16(body, columns) ? 8 : 4;
+  for (uint32_t i = 0; i < vec_len(body->nodes); i++)
+    if (node_is_whole(&body->nodes[i]))
+      return 1;
+  while (width > 1 && !aligns_rows(body, columns, width))
+    width /= 2;
+  return width;
 }
 
 static int team_size(const KernelBody *body) {
@@ -208,7 +224,8 @@ KernelGeometry kernel_body_geometry(const KernelBody *body) {
     g.rows_per_block = rows > 0 ? rows : 1;
   }
   if (is_spread(body)) {
-    g.columns_per_block = FREE_THREADS;
+    int64_t columns = divide_up(widest(body), MOST_BLOCKS);
+    g.columns_per_block = columns > FREE_THREADS ? columns : FREE_THREADS;
     g.columns = widest(body);
   }
   int64_t shared = shared_bytes(body);
@@ -250,13 +267,21 @@ static const char *row_type(const KernelBody *body) {
   return body->rows < INT32_MAX / 2 ? "int" : "int64_t";
 }
 
-static void print_signature(Printer *p, const char *suffix, int threads) {
+/* So are the columns of a spread row: a thread's last step goes as far behind them as the launch has threads. */
+static const char *spread_type(const KernelBody *body) {
+  return widest(body) < INT32_MAX - (int64_t)MOST_BLOCKS * FREE_THREADS ? "int" : "int64_t";
+}
+
+/* Of the kernel, or of the second one that finishes its sums over rows: each takes the operands it uses. */
+static void print_signature(Printer *p, bool finish, int threads) {
   int together =
       threads <= BLOCK_THREADS ? RESIDENT_THREADS / BLOCK_THREADS : (RESIDENT_THREADS + threads - 1) / threads;
   print_line(p, "extern \"C\" __global__ void __launch_bounds__(%d, %d)", threads, together);
-  print_line(p, "%s%s(", p->name, suffix);
+  print_line(p, "%s%s(", p->name, finish ? "_finish" : "");
   for (uint32_t i = 0; i < vec_len(p->body->operands); i++) {
     const BodyOperand *o = &p->body->operands[i];
+    if (finish ? !operand_is_finished(p->body, i) : !operand_is_launched(p->body, i))
+      continue;
     if (o->role == OPERAND_TAG) {
       print_line(p, "    uint64_t %s,", p->operand[i]);
       continue;
@@ -409,7 +434,7 @@ static void open_blocks(Printer *p) {
 /* The partial sums of all blocks, in a fixed order. */
 static void print_finish(Printer *p) {
   print_line(p, "%s", "");
-  print_signature(p, "_finish", FINISH_THREADS);
+  print_signature(p, true, FINISH_THREADS);
   print_rows(p);
   for (uint32_t i = 0; i < vec_len(p->body->outputs); i++) {
     if (!output_is_column_sum(p->body, i))
@@ -442,9 +467,9 @@ static void open_rows(Printer *p) {
 static void cuda_open(Printer *p) {
   const KernelBody *body = p->body;
   int team = team_size(body), teams = team_count(body);
-  print_signature(p, "", team * teams);
+  print_signature(p, false, team * teams);
   if (is_spread(body))
-    print_line(p, "const int lane = blockIdx.x * %d + threadIdx.x;", team);
+    print_line(p, "const %s lane = blockIdx.x * %d + threadIdx.x;", spread_type(body), team);
   else if (!is_thread_per_row(body) && slice_count(body) == 1)
     print_line(p, "const int lane = threadIdx.x%s;", teams > 1 ? arena_print(p->arena, " %% %d", team) : "");
   if (!body->one_row)
@@ -508,7 +533,17 @@ static void open_long(Printer *p, int64_t columns) {
   int width = vector_width(p->body, columns);
   p->loop = (ColumnLoop){.width = width, .stride = 1, .element = "c", .sum = "c"};
   if (is_spread(p->body)) {
-    print_line(p, "for (int c = lane; c < %lld; c += gridDim.x * %lld) {", (long long)columns, (long long)team);
+    print_line(p, "for (%s c = lane; c < %lld; c += gridDim.x * %lld) {", spread_type(p->body), (long long)columns,
+               (long long)team);
+  } else if (width == 1 && part_width(p->body, columns) > 1 && columns > part_width(p->body, columns)) {
+    width = part_width(p->body, columns);
+    p->loop.width = width;
+    p->loop.rest = columns % width;
+    if (columns >= 2 * width * team) /* so many loads are under way together */
+      print_pragma(p, "#pragma unroll %lld",
+                   (long long)(columns / (width * team) < MOST_VECTORS ? columns / (width * team) : MOST_VECTORS));
+    print_line(p, "for (int c0 = lane * %d; c0 < %lld; c0 += %lld) {", width, (long long)(columns - p->loop.rest),
+               (long long)(width * team));
   } else if (width == 1) {
     p->loop.width = STRIDED;
     p->loop.stride = team;
@@ -527,6 +562,17 @@ static void cuda_open_columns(Printer *p, int64_t columns, const uint32_t *reduc
     open_unrolled(p, columns);
   else
     open_long(p, columns);
+}
+
+/* Behind the loop over vectors the columns that are left, one for each of the first threads. */
+static void cuda_open_rest(Printer *p, int64_t columns) {
+  const int64_t rest = p->loop.rest;
+  p->indent--;
+  print_line(p, "}");
+  print_line(p, "if (lane < %lld) {", (long long)rest);
+  p->indent++;
+  print_line(p, "const int c = %lld + lane;", (long long)(columns - rest));
+  p->loop = (ColumnLoop){.width = 1, .stride = 1, .element = "c", .sum = "c"};
 }
 
 static void cuda_close_columns(Printer *p, int64_t columns, const uint32_t *reductions) {
@@ -553,6 +599,7 @@ const CStyle kernel_style_cuda = {
     .open = cuda_open,
     .close = cuda_close,
     .open_columns = cuda_open_columns,
+    .open_rest = cuda_open_rest,
     .close_columns = cuda_close_columns,
     .call_template = cuda_call_template,
     .wait = cuda_wait,

@@ -5,6 +5,7 @@
  */
 #include "codegen/kernel_print.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 struct Kernel {
@@ -14,6 +15,8 @@ struct Kernel {
   const KernelBody *body; /* of its first user; NULL: an instance of a template */
   const char *c, *cuda;   /* made when first asked for */
   const char *arch;
+  const char *template;   /* of an instance: its name */
+  const char *use, *text; /* of an instance: its first use, a comment (NULL: none yet); what stands behind that */
 };
 
 /* The texts of codegen/cuda, in the order of their names; made by the build. */
@@ -115,21 +118,13 @@ Kernel *kernel_from_template(KernelSet *set, const char *name, const CudaDefine 
       .name = arena_print(set->arena, "moec_%s%s_%016llx", name, epilogue ? "_epilogue" : "", (unsigned long long)hash),
       .hash = hash,
       .arena = set->arena,
-      .arch = arch};
+      .arch = arch,
+      .template = arena_intern(set->arena, name)};
   /* what the user called things, in the epilogue, stands in front of the template's macros */
-  k->cuda = arena_print(set->arena, "#define KERNEL %s\n#define KERNEL_FUNCTION(function) %s_##function\n%s%s%s",
+  k->text = arena_print(set->arena, "#define KERNEL %s\n#define KERNEL_FUNCTION(function) %s_##function\n%s%s%s",
                         k->name, k->name, epilogue ? epilogue->text : "", numbers, text);
   vec_push(set->arena, set->kernels, k);
   return k;
-}
-
-/* By operand: whether a sum over rows ends in it. */
-static bool is_finished(const KernelBody *body, uint32_t operand) {
-  for (uint32_t i = 0; i < vec_len(body->outputs); i++)
-    if (body->nodes[body->outputs[i].node].kind == NODE_COLUMN_SUM &&
-        (body->outputs[i].operand == operand || body->outputs[i].scratch == operand))
-      return true;
-  return false;
 }
 
 KernelCall *kernel_lower(KernelSet *set, const Func *f, uint32_t first, uint32_t last, const ValueLayout *layout) {
@@ -146,7 +141,7 @@ KernelCall *kernel_lower(KernelSet *set, const Func *f, uint32_t first, uint32_t
                              .value = o->role == OPERAND_TAG ? NO_VALUE : o->value,
                              .scratch_bytes = o->scratch_bytes,
                              .tag = o->tag,
-                             .finish = is_finished(body, i),
+                             .finish = operand_is_finished(body, i),
                              .in_place = plan->in_place[i]});
   }
   return call;
@@ -154,6 +149,10 @@ KernelCall *kernel_lower(KernelSet *set, const Func *f, uint32_t first, uint32_t
 
 const char *kernel_name(const Kernel *k) {
   return k->name;
+}
+
+const char *kernel_template(const Kernel *k) {
+  return k->template;
 }
 
 const char *kernel_arch(const Kernel *k) {
@@ -169,10 +168,23 @@ const char *kernel_c(const Kernel *k) {
   return k->c;
 }
 
+void kernel_used_for(Kernel *k, const Func *f, uint32_t first, uint32_t last) {
+  char *text = NULL;
+  size_t size = 0;
+  if (k->body || k->use)
+    return;
+  FILE *out = open_memstream(&text, &size);
+  kernel_print_use(out, f, first, last);
+  fclose(out);
+  k->use = arena_copy(k->arena, text, size);
+  free(text);
+}
+
 const char *kernel_cuda(const Kernel *k) {
   Kernel *made = (Kernel *)k;
   if (!k->cuda)
-    made->cuda = kernel_print(k->arena, &kernel_style_cuda, k->body, k->name, true);
+    made->cuda = k->body ? kernel_print(k->arena, &kernel_style_cuda, k->body, k->name, true)
+                         : arena_print(k->arena, "%s%s", k->use ? k->use : "", k->text);
   return k->cuda;
 }
 

@@ -229,7 +229,8 @@ static void place_vectors(Arena *arena, const KernelBody *body, LoopPlan *plan, 
     int first = __builtin_ctzll(loops[i]);
     bool several = loops[i] != 1ull << first;
     if (several && plan->keep[i] == KEEP_NOTHING && recompute_cost(body, plan, i, 0) > RECOMPUTE_LIMIT) {
-      if (is_stored_exactly(body, i))
+      bool in_registers = buffer_limit != NO_BUFFER_LIMIT && n->columns <= buffer_limit;
+      if (is_stored_exactly(body, i) && !in_registers)
         plan->keep[i] = KEEP_OUTPUT;
       else if (n->columns <= buffer_limit)
         plan->keep[i] = KEEP_BUFFER;

@@ -1,5 +1,5 @@
-/* The parts of a statement of a row kernel's text: numbers, expressions, addresses. kernel_print.c makes statements and
- * loops of them. */
+/* The parts of a statement of a row kernel's text: numbers, expressions, addresses, of which kernel_print.c makes
+ * statements and loops; and what a kernel's text says of its first user. */
 #include "codegen/kernel_print.h"
 
 #include <math.h>
@@ -80,6 +80,36 @@ bool print_is_choice_of_row(const Printer *p, const Node *n) {
   return !node_is_vector(condition) && condition->kind != NODE_CONST && condition->kind != NODE_ROW;
 }
 
+static bool is_number(const Printer *p, uint32_t node, double least) {
+  const Node *n = print_node(p, node);
+  return n->kind == NODE_CONST && (n->number >= least || n->number <= -least);
+}
+
+/* Whether every reader of the node, or of its square, adds a number near 1 to it: then how exact it is near 0 does not
+ * show. So GELU and its gradient read their hyperbolic tangent. */
+static bool is_added_to_one(const Printer *p, uint32_t node, bool squared) {
+  const KernelBody *body = p->body;
+  for (uint32_t i = 0; i < vec_len(body->outputs); i++)
+    if (body->outputs[i].node == node)
+      return false;
+  for (uint32_t i = 0; i < vec_len(body->nodes); i++) {
+    const Node *user = &body->nodes[i];
+    bool reads = user->row_node == node || user->column_node == node, alone = user->kind == NODE_MATH;
+    for (int k = 0; k < user->input_count; k++) {
+      reads |= user->input[k] == node;
+      alone &= user->input[k] == node;
+    }
+    if (!reads)
+      continue;
+    bool sum = user->kind == NODE_MATH && (user->op == OP_add || user->op == OP_sub) &&
+               (is_number(p, user->input[0], 0.5) || is_number(p, user->input[1], 0.5));
+    bool square = user->op == OP_mul && alone && !squared && is_added_to_one(p, i, true);
+    if (!sum && !square)
+      return false;
+  }
+  return true;
+}
+
 static const char *math_format(const Printer *p, const Node *n) {
   DType from = print_node(p, n->input[0])->dtype;
   const char *text = math_text[n->op];
@@ -91,6 +121,9 @@ static const char *math_format(const Printer *p, const Node *n) {
     text = "moec_floor_div($0, $1)";
   else if (n->op == OP_abs && n->dtype == DTYPE_I32)
     text = "$0 < 0 ? -$0 : $0";
+  else if (n->op == OP_tanh && p->style != &kernel_style_cpu &&
+           is_added_to_one(p, (uint32_t)(n - p->body->nodes), false))
+    text = "moec_tanh_near_one($0)";
   if (!text)
     ir_bug("no text for op %s in a row kernel", op_info[n->op].name);
   return text;
@@ -164,4 +197,68 @@ const char *print_convert_store(Printer *p, const BodyOutput *o) {
     return value;
   bool rounded = n->kind == NODE_LOAD || (n->kind == NODE_MATH && n->op == OP_cast);
   return arena_print(p->arena, "%s(%s)", rounded ? "moec_bf16_bits" : "moec_to_bf16", value);
+}
+
+/* ---------------------------------------------------------------- comments for the reader */
+
+const char *print_comment(Printer *p, uint32_t operand) {
+  const BodyOperand *o = &p->body->operands[operand];
+  if (!p->names || o->value == NO_VALUE)
+    return "";
+  const Value *v = &p->body->f->values[o->value];
+  const char *sigil = v->kind == VALUE_PARAMETER ? "@" : "%";
+  return arena_print(p->arena, " /* %s %s%s */", type_text(p->body->f, v->type), sigil,
+                     v->kind == VALUE_PARAMETER ? v->parameter : v->name);
+}
+
+static void add_symbols(Arena *arena, SymbolId **symbols, Type type) {
+  for (int d = 0; d < type.rank; d++)
+    for (int i = 0; i < type.dim[d].symbol_count; i++) {
+      bool known = false;
+      for (uint32_t k = 0; k < vec_len(*symbols); k++)
+        known |= (*symbols)[k] == type.dim[d].symbol[i];
+      if (!known)
+        vec_push(arena, *symbols, type.dim[d].symbol[i]);
+    }
+}
+
+/* "N=512 D=64": what the types of the instructions mean. */
+static const char *symbols_text(const Func *f, uint32_t first, uint32_t last) {
+  const Module *m = f->module;
+  SymbolId *symbols = NULL;
+  const char *text = "";
+  for (uint32_t i = first; i <= last; i++) {
+    for (int k = 0; k < f->insts[i].output_count; k++)
+      add_symbols(m->arena, &symbols, f->values[f->insts[i].output[k]].type);
+    for (int k = 0; k < f->insts[i].input_count; k++)
+      add_symbols(m->arena, &symbols, f->values[f->insts[i].input[k]].type);
+  }
+  for (uint32_t k = 0; k < vec_len(symbols); k++)
+    text =
+        arena_print(m->arena, "%s %s=%lld", text, m->symbols[symbols[k]].name, (long long)m->symbols[symbols[k]].value);
+  return text;
+}
+
+static const char *value_text(const Func *f, ValueId v) {
+  const Value *value = &f->values[v];
+  bool parameter = value->kind == VALUE_PARAMETER;
+  return arena_print(f->module->arena, "%s%s", parameter ? "@" : "%", parameter ? value->parameter : value->name);
+}
+
+void kernel_print_use(FILE *out, const Func *f, uint32_t first, uint32_t last) {
+  const char *symbols = symbols_text(f, first, last);
+  fprintf(out, "/* First used in @%s%s%s:\n", f->name, symbols[0] ? "," : "", symbols);
+  for (uint32_t i = first; i <= last; i++) {
+    const Inst *inst = &f->insts[i];
+    for (int k = 0; k < inst->output_count; k++)
+      fprintf(out, "%s%s: %s", k ? ", " : " *   ", value_text(f, inst->output[k]),
+              type_text(f, f->values[inst->output[k]].type));
+    fprintf(out, " = %s", op_info[inst->op].name);
+    for (int k = 0; k < inst->input_count; k++)
+      fprintf(out, "%s%s", k ? ", " : " ", value_text(f, inst->input[k]));
+    if (inst->loc.file)
+      fprintf(out, "   # %s:%d", inst->loc.file, inst->loc.line);
+    fputc('\n', out);
+  }
+  fputs(" */\n", out);
 }

@@ -92,6 +92,10 @@ MOEC_INLINE float moec_tanh(float x) {
   const float far = 1.0f - __fdividef(2.0f, power + 1.0f);
   return y < 0.36f ? fmaf(series * y, x, x) : copysignf(far, x);
 }
+/* For what is added to 1: absolute error below 5e-7, in half the instructions. */
+MOEC_INLINE float moec_tanh_near_one(float x) {
+  return 1.0f - __fdividef(2.0f, moec_exp2(x * 2.88539008f) + 1.0f);
+}
 MOEC_INLINE float moec_erf(float x) {
   return erff(x);
 }
