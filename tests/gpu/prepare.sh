@@ -104,10 +104,14 @@ fi
 # ---- what the CPU makes of the tiny models
 for model in $models; do
   "$directory/trainers/tiny-$model-f32" train --data "$directory/data/tiny" --out "$directory/run" --device=cpu \
-    --steps "${STEPS:-500}" --eval-every=0 --checkpoint-every=0 >/dev/null
+    --steps "${STEPS:-500}" --eval-every=0 --checkpoint-every=0 --routing-every=1 >/dev/null
   mkdir -p "$directory/cpu/$model"
-  cp "$directory/run/metrics.jsonl" "$directory/cpu/$model/"
+  cp "$directory/run/metrics.jsonl" "$directory/run/routing.jsonl" "$directory/cpu/$model/"
   rm -rf "$directory/run"
 done
 tar -C "$directory" -czf "$directory.tar.gz" .
 du -sh "$directory" "$directory.tar.gz"
+if [ "$(stat -c %s "$directory.tar.gz")" -gt 60000000 ]; then
+  echo "prepare: $directory.tar.gz has more than 60 MB" >&2
+  exit 1
+fi

@@ -122,8 +122,9 @@ part_suite() {
 }
 
 parity_of() { # NAME TRAINER
-  step parity "$1" train "$1" "$2" tiny "${STEPS:-500}"
+  step parity "$1" train "$1" "$2" tiny "${STEPS:-500}" --routing-every=1
   cp "$work/$1/metrics.jsonl" "$raw/parity-$1.jsonl" 2>/dev/null
+  cp "$work/$1/routing.jsonl" "$raw/routing-$1.jsonl" 2>/dev/null
 }
 
 # All at once, too: nothing is timed.

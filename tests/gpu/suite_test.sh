@@ -36,6 +36,14 @@ grep -q '^bench *paper-top1-64 *ok' "$work/out/table.txt"
 grep -Eq '^paper-top1-64 +[0-9]+ ' "$work/said"
 python3 -c 'import json, sys; result = json.load(open(sys.argv[1])); sys.exit(not result["good"])' "$work/out/result.json"
 
+# Losses are held against each other as far as routing was the same on both.
+(cd "$here" && python3 -B -c '
+from summary import same_decisions
+lines = [{"step": step, "load": {"h2.moe": [step, 8 - step]}} for step in range(3, 7)]
+other = [dict(line, load={"h2.moe": [4, 4]}) for line in lines[2:]]
+assert same_decisions(lines, lines, 9) == 9 and same_decisions([], [], 5) == 5
+assert same_decisions(lines, lines[:2] + other, 9) == 4 and same_decisions(lines, [], 9) == 2')
+
 # A part that fails does not lose the others, and is seen with its log; Hopper's kernels that fail are left out.
 printf '#!/bin/sh\necho "this is what went wrong"\nexit 1\n' >"$gpu/trainers/tiny-dense-bf16"
 printf '#!/bin/sh\n[ "$MOEC_CUDA_OPTIONS" = mma ] && exec %s "$@"\nexit 70\n' "$gpu/trainers/tiny-dense-f32" >"$gpu/trainers/paper-top1-64"

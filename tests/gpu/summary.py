@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 SKIP = 5  # steps at the start of a benchmark that are not counted: tuning, graph capture
-EARLY, EARLY_TOLERANCE = 20, 1e-4  # f32: the first steps, before a routing decision can differ
+EARLY, EARLY_TOLERANCE = 20, 1e-4  # f32: the first steps, as far as no routing decision differs
 LAST, LAST_TOLERANCE = 50, {"f32": 0.005, "bf16": 0.01}  # the mean of the last losses
 PEER_TOLERANCE = 0.02  # the mean of the last losses, at most LAST, beside the peer's: other draws, the same training
 SHOWN, SHOWN_LOG = 7500, 3000  # characters on standard output
@@ -44,22 +44,32 @@ def flops_per_token(phase):
     return 6 * products + 6 * PAPER["layers"] * PAPER["sequence"] * d
 
 
+def same_decisions(gpu, cpu, steps):
+    """How many of the first steps give the experts of every layer as many tokens on both. As long as that holds, decisions
+    replayed from one run into the other would be its own."""
+    loads = [{line["step"]: line["load"] for line in routing} for routing in (gpu, cpu)]
+    return min((step - 1 for step in range(1, steps + 1) if loads[0].get(step) != loads[1].get(step)), default=steps)
+
+
 def parity(directory, out):
-    """Losses of the GPU beside those of the CPU."""
+    """Losses of the GPU beside those of the CPU; the first ones, of f32, under the same decisions."""
     found = {}
     for path in sorted(glob.glob(os.path.join(out, "parity-*.jsonl"))):
         name = os.path.basename(path)[len("parity-"):-len(".jsonl")]
         model, precision = name.rsplit("-", 1)
         gpu = [s["loss"] for s in steps_of(path)]
-        cpu = [s["loss"] for s in steps_of(os.path.join(directory, "cpu", model.split("_")[0], "metrics.jsonl"))]
+        reference = os.path.join(directory, "cpu", model.split("_")[0])
+        cpu = [s["loss"] for s in steps_of(os.path.join(reference, "metrics.jsonl"))]
+        routing = lines_of(os.path.join(reference, "routing.jsonl"))
         count = min(len(gpu), len(cpu))
         if count == 0 or len(gpu) < len(cpu):
             found[name] = {"steps": len(gpu), "of": len(cpu), "good": False}
             continue
-        early = max(abs(a - b) / abs(b) for a, b in zip(gpu[:EARLY], cpu[:EARLY]))
+        same = same_decisions(lines_of(os.path.join(out, f"routing-{name}.jsonl")), routing, count)
+        early = max((abs(a - b) / abs(b) for a, b in zip(gpu[:min(EARLY, same)], cpu)), default=0)
         last = abs(statistics.mean(gpu[-LAST:]) / statistics.mean(cpu[-LAST:]) - 1)
-        good = last <= LAST_TOLERANCE[precision] and (precision != "f32" or early <= EARLY_TOLERANCE)
-        found[name] = {"steps": count, "early": early, "last": last, "good": good}
+        good = last <= LAST_TOLERANCE[precision] and (precision != "f32" or (same > 0 and early <= EARLY_TOLERANCE))
+        found[name] = {"steps": count, "same_decisions": same, "early": early, "last": last, "good": good}
     return found
 
 
@@ -221,8 +231,8 @@ def table_text(result, short=False):
         rows += ["part       test                         result     seconds"]
     rows += [f"{p['part']:10} {p['name']:28} {p['status']:10} {p['seconds']}" for p in parts]
     if result["parity"]:
-        rows += ["", f"parity              steps   first {EARLY}: largest   last {LAST}: mean off by"]
-        rows += [f"{name:19} {p['steps']:5}   " + (f"{p['early']:10.2e}         {p['last']:10.2e}   " if "last" in p else
+        rows += ["", f"parity              steps   same decisions   first {EARLY} of these: largest   last {LAST}: mean off by"]
+        rows += [f"{name:19} {p['steps']:5}   " + (f"{p['same_decisions']:14}   {p['early']:23.2e}   {p['last']:20.2e}   " if "last" in p else
                  f"ended early, of {p['of']}   ") + ("good" if p["good"] else "MISSED") for name, p in result["parity"].items()]
     if result["bench"]:
         rows += ["", "benchmark                  tokens/s  TFLOP/s  of 989   version  peer tokens/s  ratio  (goal, aim)"]
