@@ -22,7 +22,7 @@ cmake --build "$build" | tail -1
 section "tests"
 ctest --test-dir "$build" --output-on-failure -j 2 \
   -R '_test$|^lit-(ir|passes|lua|cli)$|^runtime_app-run$|^e2e-errors$' \
-  -E 'kernels_test|prelude_test|nvrtc_test|cuda_models_test|_fuzz_test' # tests of emitted text, and of many mutations
+  -E 'kernels_test|prelude_test|nvrtc_test|cuda_models_test|_units_test|_fuzz_test' # tests of emitted text, and of many mutations
 (cd "$build/tests" && ./parse_fuzz_test 3000 && ./lua_fuzz_test 500)
 
 section "the compiler's commands"
