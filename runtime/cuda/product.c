@@ -191,20 +191,24 @@ static bool is_aligned(const ProductAddresses *at) {
 static void suggest(Product *product, const StepGemm *step, const ProductAddresses *at) {
   cublasLtMatmulPreference_t preference;
   size_t workspace = PRODUCT_WORKSPACE;
+  /* Sums that are cut along their depth are put together in f32, also where the result is bf16. */
+  const uint32_t schemes =
+      step->ctype == PLAN_BF16 ? CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE : CUBLASLT_REDUCTION_SCHEME_MASK;
   const struct {
     int attribute;
-    uint32_t bytes;
-  } alignments[] = {{CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (uint32_t)alignment(at->b)},
-                    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, (uint32_t)alignment(at->a)},
-                    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, (uint32_t)alignment(added(at))},
-                    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, (uint32_t)alignment(at->c)}};
+    uint32_t value;
+  } settings[] = {{CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, schemes},
+                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (uint32_t)alignment(at->b)},
+                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, (uint32_t)alignment(at->a)},
+                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, (uint32_t)alignment(added(at))},
+                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, (uint32_t)alignment(at->c)}};
   check(cuda.cublasLtMatmulPreferenceCreate(&preference), "a preference", product);
   check(cuda.cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
                                                   sizeof workspace),
         "a preference", product);
-  for (size_t i = 0; i < sizeof alignments / sizeof *alignments; i++)
-    check(cuda.cublasLtMatmulPreferenceSetAttribute(preference, alignments[i].attribute, &alignments[i].bytes,
-                                                    sizeof alignments[i].bytes),
+  for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
+    check(cuda.cublasLtMatmulPreferenceSetAttribute(preference, settings[i].attribute, &settings[i].value,
+                                                    sizeof settings[i].value),
           "a preference", product);
   cublasStatus_t status = cuda.cublasLtMatmulAlgoGetHeuristic(
       all.handle, product->description, product->first, product->second, product->added, product->result, preference,

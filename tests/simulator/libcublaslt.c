@@ -121,9 +121,10 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
     memcpy(&preference->workspace, value, bytes);
     return CUBLAS_STATUS_SUCCESS;
   }
-  bool alignment = attribute >= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES &&
-                   attribute <= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES && bytes == 4;
-  return alignment ? CUBLAS_STATUS_SUCCESS : STATUS_INVALID_VALUE;
+  bool known = attribute == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK ||
+               (attribute >= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES &&
+                attribute <= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES);
+  return known && bytes == 4 ? CUBLAS_STATUS_SUCCESS : STATUS_INVALID_VALUE;
 }
 
 /* ---------------------------------------------------------------- algorithms */
