@@ -297,12 +297,10 @@ static Cost kernel_cost(const Finder *s, uint32_t first, uint32_t last) {
     for (int i = 0; i < s->f->insts[k].input_count; i++) {
       const Value *value = &s->f->values[s->f->insts[k].input[i]];
       bool inside = value->kind == VALUE_RESULT && value->inst >= first && value->inst <= last;
-      cost.bytes +=
-          inside ? 0 : (double)(type_elements(s->l->module, value->type) * (int64_t)dtype_size(value->type.dtype));
+      cost.bytes += inside ? 0 : (double)type_bytes(s->l->module, value->type);
     }
   for (uint32_t k = 0; k < vec_len(results); k++) {
-    const Type type = s->f->values[results[k]].type;
-    cost.bytes += (double)(type_elements(s->l->module, type) * (int64_t)dtype_size(type.dtype));
+    cost.bytes += (double)type_bytes(s->l->module, s->f->values[results[k]].type);
   }
   return cost;
 }

@@ -146,7 +146,7 @@ static uint32_t find_loss(const Func *f) {
     const Value *value = &f->values[f->results[i].value];
     if (strcmp(f->results[i].label, "loss") == 0 && value->kind == VALUE_RESULT)
       loss = value->inst;
-    gradients |= strncmp(f->results[i].label, "grad @", 6) == 0;
+    gradients |= result_is_gradient(&f->results[i]);
   }
   return gradients ? loss : NO_INST;
 }

@@ -22,10 +22,6 @@ uint32_t lower_storage(Lower *l, Storage s) {
   return vec_len(l->plan->storages) - 1;
 }
 
-static int64_t type_bytes(const Lower *l, Type t) {
-  return type_elements(l->module, t) * (int64_t)dtype_size(t.dtype);
-}
-
 /* ---------------------------------------------------------------- arenas */
 
 typedef struct Target {
@@ -101,7 +97,7 @@ static Space parameter_space(const Func *f, const Value *value) {
 /* ---------------------------------------------------------------- values */
 
 static void place_value(Lower *l, ValueId v, Storage s) {
-  s.bytes = type_bytes(l, lower_type(l, v));
+  s.bytes = type_bytes(l->module, lower_type(l, v));
   s.value = v;
   l->plan->values[v] = (ValuePlace){{lower_storage(l, s), 0}, type_columns(l->module, lower_type(l, v))};
 }
@@ -344,7 +340,7 @@ static void pin(Lower *l, ValueId v, Target target, const ArenaRead *reads) {
   const ValuePlace *place = &l->plan->values[v];
   Storage *s = &l->plan->storages[place->place.storage];
   Type type = lower_type(l, v);
-  bool whole = place->place.offset == 0 && s->bytes == type_bytes(l, type) &&
+  bool whole = place->place.offset == 0 && s->bytes == type_bytes(l->module, type) &&
                (place->ld == type_columns(l->module, type) || type_rows(l->module, type) == 1);
   if (s->space != SPACE_ACT || s->argument || s->fill != NO_INST || !whole ||
       !may_pin(l, place->place.storage, target, reads))
@@ -389,7 +385,7 @@ static void copy_results(Lower *l, const PendingCopy *copies) {
     }
     if (overwritten) {
       int64_t columns = type_columns(l->module, lower_type(l, v));
-      Storage temporary = {.bytes = type_bytes(l, lower_type(l, v)), .value = NO_VALUE, .scratch = true};
+      Storage temporary = {.bytes = type_bytes(l->module, lower_type(l, v)), .value = NO_VALUE, .scratch = true};
       Place copy = {.storage = lower_storage(l, temporary)};
       lower_copy(l, NO_INST, lower_type(l, v), place, l->ld[v], copy, columns);
       place = copy;
@@ -426,7 +422,7 @@ void lower_results(Lower *l) {
         (s->space != target.space || s->offset + place.offset != target.offset)) {
       Storage arena = {.space = target.space,
                        .offset = target.offset,
-                       .bytes = type_bytes(l, lower_type(l, result->value)),
+                       .bytes = type_bytes(l->module, lower_type(l, result->value)),
                        .value = result->value};
       place = (Place){.storage = lower_storage(l, arena)};
       vec_push(l->arena, copies, (PendingCopy){result->value, place.storage});

@@ -38,7 +38,7 @@ Place lower_contiguous(Lower *l, uint32_t inst, ValueId v) {
   int64_t columns = type_columns(l->module, type);
   if (l->ld[v] == columns || type_rows(l->module, type) == 1)
     return lower_place(l, v);
-  int64_t bytes = type_elements(l->module, type) * (int64_t)dtype_size(type.dtype);
+  int64_t bytes = type_bytes(l->module, type);
   Place copy = {.storage = lower_storage(l, (Storage){.bytes = bytes, .value = NO_VALUE, .scratch = true})};
   lower_copy(l, inst, type, lower_place(l, v), l->ld[v], copy, columns);
   return copy;

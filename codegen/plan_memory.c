@@ -123,7 +123,7 @@ static bool *find_forward(Arena *arena, const FuncPlan *plan) {
   bool *needed = arena_alloc(arena, vec_len(f->values) + 1), *inst = arena_alloc(arena, insts + 1);
   bool *forward = arena_alloc(arena, steps + 2);
   for (uint32_t i = 0; i < vec_len(f->results); i++)
-    needed[f->results[i].value] |= strncmp(f->results[i].label, "grad @", 6) != 0;
+    needed[f->results[i].value] |= !result_is_gradient(&f->results[i]);
   for (uint32_t i = insts; i-- > 0;) {
     for (int k = 0; k < f->insts[i].output_count; k++)
       inst[i] |= needed[f->insts[i].output[k]];

@@ -38,7 +38,7 @@ typedef struct Reader {
 
 static double value_bytes(const Reader *r, ValueId v) {
   const Type t = r->f->values[v].type;
-  double bytes = (double)type_elements(r->f->module, t) * (double)dtype_size(t.dtype);
+  double bytes = (double)type_bytes(r->f->module, t);
   if (t.extent != NO_VALUE && bytes > 0)
     bytes *= r->live_rows / (double)dim_value(r->f->module, t.dim[0]);
   return bytes;

@@ -22,9 +22,9 @@ static const FuncPlan *find_train(const Plan *plan, const Phase *phase) {
 }
 
 static bool runs_in(const Phase *phase, const Func *f) {
-  size_t length = strlen(phase->name), table = strlen(phase->table->name);
+  size_t length = strlen(phase->name);
   return (strncmp(f->name, phase->name, length) == 0 && f->name[length] == '.') ||
-         (strncmp(f->name, phase->table->name, table) == 0 && strcmp(f->name + table, ".update") == 0);
+         (func_is_update(f) && strcmp(f->table->name, phase->table->name) == 0);
 }
 
 static int64_t count_tokens(const Func *f) {

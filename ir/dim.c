@@ -188,6 +188,10 @@ int64_t type_elements(const Module *m, Type t) {
   return elements;
 }
 
+int64_t type_bytes(const Module *m, Type t) {
+  return type_elements(m, t) * (int64_t)dtype_size(t.dtype);
+}
+
 bool type_equal(const Module *m, Type a, Type b) {
   if (a.dtype != b.dtype || a.rank != b.rank || a.extent != b.extent)
     return false;

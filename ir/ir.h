@@ -287,6 +287,7 @@ bool dim_equal(const Module *m, Dim a, Dim b); /* by value */
 Type type_scalar(DType dtype);
 Type type_make(DType dtype, int rank, const Dim *dims);
 int64_t type_elements(const Module *m, Type t); /* of the static bound */
+int64_t type_bytes(const Module *m, Type t);    /* of these */
 bool type_equal(const Module *m, Type a, Type b);
 size_t dtype_size(DType dtype);
 const char *dtype_name(DType dtype);
@@ -297,6 +298,7 @@ ValueId func_parameter(Func *f, const Table *table, const char *name, ParamSlot 
 void func_add_result(Func *f, const char *label, ValueId value);
 ValueId func_find_value(const Func *f, const char *name); /* NO_VALUE when absent */
 ValueId func_find_result(const Func *f, const char *label);
+bool result_is_gradient(const Result *result); /* "grad @p" */
 /* Whether it is @T.update of its table @T, whose arguments p0, g0, m0, v0, p1, ... are the segments of the arenas. */
 bool func_is_update(const Func *f);
 /* "g3" of an update: the gradients of segment 3. */

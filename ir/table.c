@@ -88,6 +88,10 @@ void table_layout(Module *m, Table *t) {
 
 /* ---------------------------------------------------------------- gradients */
 
+bool result_is_gradient(const Result *result) {
+  return strncmp(result->label, "grad @", 6) == 0;
+}
+
 bool func_is_update(const Func *f) {
   const size_t length = f->table ? strlen(f->table->name) : 0;
   return length && strncmp(f->name, f->table->name, length) == 0 && strcmp(f->name + length, ".update") == 0;
@@ -105,7 +109,7 @@ DType table_gradient_dtype(const Module *m, const Table *t) {
     if (f->table != t)
       continue;
     for (uint32_t k = 0; k < vec_len(f->results); k++)
-      if (strncmp(f->results[k].label, "grad @", 6) == 0)
+      if (result_is_gradient(&f->results[k]))
         return f->values[f->results[k].value].type.dtype;
     for (uint32_t v = 0; func_is_update(f) && v < vec_len(f->values); v++)
       if (func_is_gradient_argument(f, &f->values[v]))

@@ -226,7 +226,7 @@ static void check_results(const Check *c) {
       violation(c, "result %s is not defined", result->label);
     const Param *p = labelled_parameter(c, result->label);
     Type expected = p ? p->type : (Type){0};
-    if (p && strncmp(result->label, "grad @", 6) == 0)
+    if (p && result_is_gradient(result))
       expected.dtype = gradient_dtype(c);
     if (p && !type_equal(c->m, f->values[result->value].type, expected))
       violation(c, "result %s is %s, expected %s", result->label, type_text(f, f->values[result->value].type),

@@ -232,8 +232,7 @@ static const char *refusal(const Head *h) {
 /* ---------------------------------------------------------------- how many chunks */
 
 static double value_bytes(const Head *h, ValueId v) {
-  const Type t = type_of(h, v);
-  return (double)type_elements(h->f->module, t) * (double)dtype_size(t.dtype);
+  return (double)type_bytes(h->f->module, type_of(h, v));
 }
 
 /* What one more chunk reads and writes again. */

@@ -59,8 +59,7 @@ static bool is_memory_operand(const Fuse *s, Set set, const Inst *inst, int k) {
 }
 
 double fuse_value_bytes(const Fuse *s, ValueId v) {
-  const Type t = s->f->values[v].type;
-  return (double)type_elements(s->f->module, t) * (double)dtype_size(t.dtype);
+  return (double)type_bytes(s->f->module, s->f->values[v].type);
 }
 
 double fuse_traffic(const Fuse *s, const uint32_t *insts, uint32_t count) {

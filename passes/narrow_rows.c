@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "ir/rows.h"
+#include "passes/recompute.h"
 #include "passes/rewrite.h"
 
 typedef struct Narrow {
@@ -26,14 +27,6 @@ typedef struct Narrow {
   bool *narrow;      /* by value: it is rounded */
   ValueId *cast;     /* by value: the first cast of it to bf16, or NO_VALUE */
 } Narrow;
-
-static bool is_row_op(const Func *f, const Inst *inst) {
-  return inst->op != OP_matmul && row_op(f, inst);
-}
-
-static bool is_free(const Inst *inst) {
-  return inst->op == OP_const || (op_info[inst->op].flags & FLAG_VIEW);
-}
 
 static bool is_cast(const Narrow *n, const Inst *inst, DType dtype) {
   return inst->op == OP_cast && n->f->values[inst->output[0]].type.dtype == dtype;
@@ -47,7 +40,7 @@ bool narrow_rows_takes(const Func *f, const Rates *rates, ValueId v) {
     return false;
   const Inst *maker = &f->insts[value->inst];
   const RowShape shape = row_shape(f->module, value->type);
-  return is_row_op(f, maker) && !row_is_column_sum(f, maker) && !(op_info[maker->op].flags & FLAG_RANDOM) &&
+  return recompute_is_row_op(f, maker) && !row_is_column_sum(f, maker) && !(op_info[maker->op].flags & FLAG_RANDOM) &&
          shape.columns > ROW_PRODUCT_MAX && shape.rows > 1;
 }
 
@@ -76,7 +69,7 @@ static void find_narrow(Narrow *n) {
     fixed[f->results[i].value] = true;
   for (uint32_t i = 0; i < vec_len(f->insts); i++) {
     const Inst *inst = &f->insts[i];
-    const bool reads_f32 = !is_row_op(f, inst) || (op_info[inst->op].flags & FLAG_DECISION);
+    const bool reads_f32 = !recompute_is_row_op(f, inst) || (op_info[inst->op].flags & FLAG_DECISION);
     for (int k = 0; k < inst->input_count; k++) {
       const ValueId v = inst->input[k];
       if (!narrow_rows_takes(f, n->context->rates, v))
@@ -206,7 +199,7 @@ static bool narrow_func(const PassContext *context, Func *f) {
   n.cast = arena_alloc(n.arena, (values + 1) * sizeof *n.cast);
   memset(n.cast, 0xff, (values + 1) * sizeof *n.cast);
   for (uint32_t i = 0, now = 0; i < count; i++)
-    n.stretch[i] = now += !is_free(&f->insts[i]) && !is_row_op(f, &f->insts[i]);
+    n.stretch[i] = now += recompute_is_heavy(f, &f->insts[i]);
   find_narrow(&n);
   bool any = false;
   for (ValueId v = 0; v < values; v++)

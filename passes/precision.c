@@ -82,13 +82,9 @@ static bool sums_over_rows(const Inst *inst) {
   return inst->op == OP_grouped_outer || (inst->op == OP_matmul && inst_int(inst, ATTRIBUTE_ta, 0) != 0);
 }
 
-static bool is_gradient(const Result *result) {
-  return strncmp(result->label, "grad @", 6) == 0;
-}
-
 static bool has_gradients(const Func *f) {
   for (uint32_t i = 0; i < vec_len(f->results); i++)
-    if (is_gradient(&f->results[i]))
+    if (result_is_gradient(&f->results[i]))
       return true;
   return false;
 }
@@ -97,7 +93,7 @@ static bool has_gradients(const Func *f) {
 static bool *find_other_uses(const Func *f, Arena *arena) {
   bool *other = arena_alloc(arena, vec_len(f->values) + 1);
   for (uint32_t i = 0; i < vec_len(f->results); i++)
-    other[f->results[i].value] |= !is_gradient(&f->results[i]);
+    other[f->results[i].value] |= !result_is_gradient(&f->results[i]);
   for (uint32_t i = vec_len(f->insts); i-- > 0;) {
     const Inst *inst = &f->insts[i];
     bool computes = !is_move(inst->op);
@@ -113,7 +109,7 @@ static bool *find_other_uses(const Func *f, Arena *arena) {
 static bool *find_forward(const Func *f, Arena *arena) {
   bool *live = arena_alloc(arena, vec_len(f->values) + 1), *forward = arena_alloc(arena, vec_len(f->insts) + 1);
   for (uint32_t i = 0; i < vec_len(f->results); i++)
-    live[f->results[i].value] |= !is_gradient(&f->results[i]);
+    live[f->results[i].value] |= !result_is_gradient(&f->results[i]);
   for (uint32_t i = vec_len(f->insts); i-- > 0;) {
     const Inst *inst = &f->insts[i];
     for (int k = 0; k < inst->output_count; k++)
@@ -225,9 +221,9 @@ static void choose_results(Precision *p) {
   bool learns = false;
   bool *marked = arena_alloc(p->arena, vec_len(f->values) + 1), *moved = arena_alloc(p->arena, vec_len(f->values) + 1);
   for (uint32_t i = 0; i < vec_len(f->results); i++) {
-    marked[f->results[i].value] |= !is_gradient(&f->results[i]);
+    marked[f->results[i].value] |= !result_is_gradient(&f->results[i]);
     moved[f->results[i].value] = true;
-    learns |= is_gradient(&f->results[i]);
+    learns |= result_is_gradient(&f->results[i]);
   }
   const bool *scores = find_sources(f, p->arena, marked);
   mark_moved(f, moved);
@@ -283,8 +279,8 @@ static void find_needs(Precision *p) {
     if (p->kind[i] == KIND_NARROW)
       need_operands(p, &f->insts[i], true);
   for (uint32_t i = 0; i < vec_len(f->results); i++)
-    *(p->narrow_gradients && is_gradient(&f->results[i]) ? &p->need_narrow[f->results[i].value]
-                                                         : &p->need_wide[f->results[i].value]) = true;
+    *(p->narrow_gradients && result_is_gradient(&f->results[i]) ? &p->need_narrow[f->results[i].value]
+                                                                : &p->need_wide[f->results[i].value]) = true;
   for (uint32_t i = vec_len(f->insts); i-- > 0;) {
     const Inst *inst = &f->insts[i];
     const ValueId x = inst->input_count ? inst->input[0] : NO_VALUE;
@@ -492,7 +488,7 @@ static void record_gradients(const Precision *p) {
   double bytes = 0;
   for (uint32_t i = 0; p->narrow_gradients && i < vec_len(p->f->results); i++) {
     const Result *result = &p->f->results[i];
-    if (!is_gradient(result))
+    if (!result_is_gradient(result))
       continue;
     vec_push(p->arena, values, result->label);
     bytes += (double)type_elements(p->f->module, p->f->values[result->value].type) * (double)dtype_size(DTYPE_BF16);
@@ -526,14 +522,14 @@ static void write_results(Writer *w) {
   const Result *results = w->r.old.results;
   for (uint32_t i = 0; i < vec_len(results); i++) {
     const ValueId old = results[i].value;
-    if (!w->p->narrow_gradients || !is_gradient(&results[i]))
+    if (!w->p->narrow_gradients || !result_is_gradient(&results[i]))
       widen_value(w, old);
     else if (narrow_value(w, old, (Loc){0}) != NO_VALUE && w->r.map[old] == NO_VALUE)
       rewrite_map(&w->r, old, w->narrow[old]);
   }
   rewrite_end(&w->r);
   for (uint32_t i = 0; i < vec_len(results); i++)
-    if (w->p->narrow_gradients && is_gradient(&results[i]))
+    if (w->p->narrow_gradients && result_is_gradient(&results[i]))
       w->r.f->results[i].value = w->narrow[results[i].value];
 }
 

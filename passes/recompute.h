@@ -50,6 +50,8 @@ Choice recompute_choose(const Forward *forward, const Policy *policy);
 bool recompute_is_product(const Inst *inst);
 /* What ends a stretch of row kernels in the backward part: copies of row ops serve one stretch (recompute.c). */
 bool recompute_is_heavy(const Func *f, const Inst *inst);
+/* A row op but for small products, which row kernels can do as well. */
+bool recompute_is_row_op(const Func *f, const Inst *inst);
 /* Constants and views cost nothing, wherever they stand. */
 bool recompute_is_free(const Inst *inst);
 /* Floating point operations and microseconds of one more run of the instruction that makes v. */

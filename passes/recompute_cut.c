@@ -43,12 +43,12 @@ bool recompute_is_free(const Inst *inst) {
   return inst->op == OP_const || (op_info[inst->op].flags & FLAG_VIEW);
 }
 
-static bool is_row_op(const Func *f, const Inst *inst) {
+bool recompute_is_row_op(const Func *f, const Inst *inst) {
   return inst->op != OP_matmul && row_op(f, inst);
 }
 
 bool recompute_is_heavy(const Func *f, const Inst *inst) {
-  return !recompute_is_free(inst) && !is_row_op(f, inst);
+  return !recompute_is_free(inst) && !recompute_is_row_op(f, inst);
 }
 
 static const Inst *maker(const Func *f, ValueId v) {
@@ -71,8 +71,7 @@ static bool is_computed(const Forward *forward, ValueId v) {
 /* ---------------------------------------------------------------- prices */
 
 static double typed_bytes(const Func *f, ValueId v) {
-  const Type t = f->values[v].type;
-  return (double)type_elements(f->module, t) * (double)dtype_size(t.dtype);
+  return (double)type_bytes(f->module, f->values[v].type);
 }
 
 double recompute_bytes(const Forward *forward, ValueId v) {
@@ -136,7 +135,7 @@ static bool find_parts(Forward *forward) {
   bool gradients = false;
   for (uint32_t i = 0; i < vec_len(f->results); i++) {
     const Value *value = &f->values[f->results[i].value];
-    const bool gradient = strncmp(f->results[i].label, "grad @", 6) == 0;
+    const bool gradient = result_is_gradient(&f->results[i]);
     gradients |= gradient;
     if (!gradient && (norm == NO_VALUE || norm == f->results[i].value) && value->kind == VALUE_RESULT &&
         value->inst + 1 > forward->count)
@@ -152,7 +151,7 @@ static void find_readers(Forward *forward) {
     for (int k = 0; k < inst->input_count; k++)
       if (is_computed(forward, inst->input[k])) {
         forward->read[inst->input[k]] = true;
-        const bool written = !recompute_is_free(inst) && !is_row_op(f, inst);
+        const bool written = !recompute_is_free(inst) && !recompute_is_row_op(f, inst);
         forward->written[inst->input[k]] |= written;
         if (forward->rates->gpu) /* the CPU's prices were fitted without what a view hides */
           forward->written[root_of(f, inst->input[k])] |= written;
@@ -189,7 +188,7 @@ static const char *inst_fixed(const Forward *forward, const Inst *inst, const bo
     return "attention is kept: its result is small beside the work";
   if ((op_info[inst->op].flags & FLAG_DECISION) && !exact[inst->output[0]])
     return "a decision about computed numbers is never taken twice";
-  if (!recompute_is_free(inst) && !is_row_op(forward->f, inst) && !recompute_is_product(inst))
+  if (!recompute_is_free(inst) && !recompute_is_row_op(forward->f, inst) && !recompute_is_product(inst))
     return arena_print(forward->arena, "%s never runs again", op_info[inst->op].name);
   return NULL;
 }
@@ -361,7 +360,7 @@ typedef struct Walk {
 /* What is gathered is priced with the gather. */
 static bool reads_rows(const Func *f, const Inst *inst, int operand) {
   const RowRead read = row_read(f, inst, operand);
-  return is_row_op(f, inst) && read != ROW_READ_GATHER && read != ROW_READ_SLOTS && read != ROW_READ_NOTHING;
+  return recompute_is_row_op(f, inst) && read != ROW_READ_GATHER && read != ROW_READ_SLOTS && read != ROW_READ_NOTHING;
 }
 
 static void walk_read(Walk *w, ValueId v) {

@@ -38,8 +38,7 @@ typedef struct Scene {
 /* ---------------------------------------------------------------- facts */
 
 static double value_bytes(const Func *f, ValueId v) {
-  const Type t = f->values[v].type;
-  return (double)type_elements(f->module, t) * (double)dtype_size(t.dtype);
+  return (double)type_bytes(f->module, f->values[v].type);
 }
 
 static void find_roots(Scene *s) {

@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 const char *runtime_program = "trainer";
 
@@ -27,4 +28,15 @@ void *runtime_allocate(size_t count, size_t size) {
   if (!memory)
     runtime_fail(FAIL_ENVIRONMENT, "out of memory: %zu bytes refused", count * size);
   return memory;
+}
+
+void *runtime_grow(void *array, int count, size_t size) {
+  if (count == 0 || (count >= 8 && (count & (count - 1)) == 0)) {
+    size_t capacity = count < 8 ? 8 : (size_t)count * 2;
+    array = realloc(array, capacity * size);
+    if (!array)
+      runtime_fail(FAIL_ENVIRONMENT, "out of memory: %zu bytes refused", capacity * size);
+  }
+  memset((char *)array + (size_t)count * size, 0, size);
+  return array;
 }

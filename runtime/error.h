@@ -20,5 +20,7 @@ _Noreturn void runtime_fail(int code, const char *format, ...) __attribute__((fo
 
 /* Small memory that lives as long as the process: zeroed, never NULL (FAIL_ENVIRONMENT). */
 void *runtime_allocate(size_t count, size_t size);
+/* Room for one more element behind `count` of an array grown by doubling; the new element is zero. */
+void *runtime_grow(void *array, int count, size_t size);
 
 #endif

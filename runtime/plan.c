@@ -24,17 +24,6 @@ void plan_fail(const PlanReader *reader, const char *format, ...) {
   runtime_fail(FAIL_BUG, "%s:%d: %s", reader->name, reader->line, text);
 }
 
-void *plan_grow(void *array, int count, size_t size) {
-  if (count == 0 || (count >= 8 && (count & (count - 1)) == 0)) {
-    size_t capacity = count < 8 ? 8 : (size_t)count * 2;
-    array = realloc(array, capacity * size);
-    if (!array)
-      runtime_fail(FAIL_ENVIRONMENT, "out of memory: %zu bytes refused", capacity * size);
-  }
-  memset((char *)array + (size_t)count * size, 0, size);
-  return array;
-}
-
 /* Splits the next line that is not empty; false at the end. `init=` is the last key of its line and may hold spaces. */
 static bool next_line(PlanReader *reader) {
   for (;;) {
@@ -166,7 +155,7 @@ static PlanShape parse_shape(const PlanReader *reader, char *text) {
 
 /* ---------------------------------------------------------------- the file level */
 
-#define APPEND(array, count) ((array) = plan_grow((array), (count), sizeof *(array)), &(array)[(count)++])
+#define APPEND(array, count) ((array) = runtime_grow((array), (count), sizeof *(array)), &(array)[(count)++])
 
 /* Names that are resolved behind the last line. */
 typedef struct Reference {

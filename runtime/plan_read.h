@@ -28,9 +28,6 @@ PlanPlace plan_parse_place(const PlanReader *reader, const char *what, const cha
 PlanCount plan_parse_count(const PlanReader *reader, const char *what, const char *text);
 PlanType plan_parse_type(const PlanReader *reader, const char *text);
 
-/* Room for one more element behind `count` of an array grown by doubling; the new element is zero. */
-void *plan_grow(void *array, int count, size_t size);
-
 /* plan_step.c: the current line as a step; false when its keyword names none. */
 bool plan_read_step(PlanReader *reader, PlanStep *step, unsigned *spaces);
 

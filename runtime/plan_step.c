@@ -232,7 +232,7 @@ static int kernel_index(Plan *plan, const char *name) {
   for (int i = 0; i < plan->kernel_count; i++)
     if (!strcmp(plan->kernels[i], name))
       return i;
-  plan->kernels = plan_grow(plan->kernels, plan->kernel_count, sizeof *plan->kernels);
+  plan->kernels = runtime_grow(plan->kernels, plan->kernel_count, sizeof *plan->kernels);
   plan->kernels[plan->kernel_count] = name;
   return plan->kernel_count++;
 }

@@ -10,26 +10,17 @@
 #include "runtime/error.h"
 #include "runtime/files.h"
 
-enum { ROUNDS = 4 }; /* the first warms up */
-
 static const char kind[] = "kernel", no_library[] = "none"; /* of choices among options */
 
 static struct {
   ProductChoice *choices;
-  int count, capacity;
+  int count;
 } all;
 
 /* ---------------------------------------------------------------- what is known */
 
 void choices_add(ProductChoice choice) {
-  if (all.count == all.capacity) {
-    all.capacity = 2 * all.count + 16;
-    ProductChoice *larger = runtime_allocate((size_t)all.capacity, sizeof *larger);
-    if (all.count)
-      memcpy(larger, all.choices, (size_t)all.count * sizeof *larger);
-    free(all.choices);
-    all.choices = larger;
-  }
+  all.choices = runtime_grow(all.choices, all.count, sizeof *all.choices);
   all.choices[all.count++] = choice;
 }
 
@@ -184,28 +175,19 @@ OptionChoice *options_at(const FunctionOptions *options, int step) {
 
 /* ---------------------------------------------------------------- timing */
 
-/* Seconds of the fastest run of steps first .. end - 1. */
-static double time_option(const Executor *executor, const PlanFunc *func, int first, int end, const CudaGpu *gpu,
-                          void (*run)(const Executor *, const PlanStep *)) {
-  static CUevent begin, done;
-  double fastest = -1;
-  if (!begin) {
-    cuda_check(cuda.cuEventCreate(&begin, CU_EVENT_DEFAULT), "the making of an event");
-    cuda_check(cuda.cuEventCreate(&done, CU_EVENT_DEFAULT), "the making of an event");
-  }
-  for (int round = 0; round < ROUNDS; round++) {
-    float milliseconds = 0;
-    cuda_check(cuda.cuEventRecord(begin, gpu->stream), "an event");
-    for (int i = first; i < end; i++)
-      run(executor, &func->steps[i]);
-    cuda_check(cuda.cuEventRecord(done, gpu->stream), "an event");
-    cuda_check(cuda.cuEventSynchronize(done), func->steps[first].option);
-    cuda_check(cuda.cuEventElapsedTime_v2(&milliseconds, begin, done), "an event");
-    double seconds = 1e-3 * (double)milliseconds;
-    if (round > 0 && (fastest < 0 || seconds < fastest))
-      fastest = seconds;
-  }
-  return fastest;
+/* Steps first .. end - 1. */
+typedef struct Option {
+  const Executor *executor;
+  const PlanFunc *func;
+  int first, end;
+  void (*run)(const Executor *, const PlanStep *);
+} Option;
+
+static bool run_option(void *context) {
+  const Option *o = context;
+  for (int i = o->first; i < o->end; i++)
+    o->run(o->executor, &o->func->steps[i]);
+  return true;
 }
 
 void options_time(const Executor *executor, const PlanFunc *func, FunctionOptions *options, OptionChoice *choice,
@@ -218,7 +200,8 @@ void options_time(const Executor *executor, const PlanFunc *func, FunctionOption
     end = option_end(func, choice, i);
     if (!can_run(func, i, end, kernels))
       continue;
-    double seconds = time_option(executor, func, i, end, gpu, run);
+    Option option = {executor, func, i, end, run};
+    double seconds = cuda_gpu_time(gpu, func->steps[i].option, run_option, &option, -1);
     if (count++ == 0 || seconds < fastest) {
       fastest = seconds;
       best = func->steps[i].option;

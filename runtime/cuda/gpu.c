@@ -130,3 +130,28 @@ void cuda_gpu_free_host(void *memory) {
 void cuda_gpu_wait(const CudaGpu *gpu, const char *what) {
   cuda_check(cuda.cuStreamSynchronize(gpu->stream), what);
 }
+
+double cuda_gpu_time(const CudaGpu *gpu, const char *what, bool (*run)(void *context), void *context, double limit) {
+  enum { ROUNDS = 4 };
+  CUevent begin, done;
+  double fastest = -1;
+  bool runs = true;
+  cuda_check(cuda.cuEventCreate(&begin, CU_EVENT_DEFAULT), "the making of an event");
+  cuda_check(cuda.cuEventCreate(&done, CU_EVENT_DEFAULT), "the making of an event");
+  for (int round = 0; round < ROUNDS && runs && !(limit >= 0 && fastest > limit); round++) {
+    float milliseconds = 0;
+    cuda_check(cuda.cuEventRecord(begin, gpu->stream), "an event");
+    runs = run(context);
+    if (!runs)
+      continue;
+    cuda_check(cuda.cuEventRecord(done, gpu->stream), "an event");
+    cuda_check(cuda.cuEventSynchronize(done), what);
+    cuda_check(cuda.cuEventElapsedTime_v2(&milliseconds, begin, done), "an event");
+    double seconds = 1e-3 * (double)milliseconds;
+    if (round > 0 && (fastest < 0 || seconds < fastest))
+      fastest = seconds;
+  }
+  cuda_check(cuda.cuEventDestroy_v2(begin), "the end of an event");
+  cuda_check(cuda.cuEventDestroy_v2(done), "the end of an event");
+  return runs ? fastest : -1;
+}

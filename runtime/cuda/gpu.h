@@ -2,6 +2,7 @@
 #ifndef MOEC_RUNTIME_CUDA_GPU_H
 #define MOEC_RUNTIME_CUDA_GPU_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "runtime/cuda/types.h"
@@ -27,6 +28,11 @@ void *cuda_gpu_host_memory(int64_t bytes);
 void cuda_gpu_free_host(void *memory); /* NULL is taken */
 /* Until everything in the stream is done; `what` that was. */
 void cuda_gpu_wait(const CudaGpu *gpu, const char *what);
+
+/* Seconds of the fastest of a few runs behind one that warms up; what runs has gone into the stream when `run` comes
+ * back. Negative: `run` says that it cannot. A run that takes longer than `limit` is the last; negative: any is fine.
+ */
+double cuda_gpu_time(const CudaGpu *gpu, const char *what, bool (*run)(void *context), void *context, double limit);
 
 static inline CUdeviceptr cuda_pointer(const void *address) {
   return (CUdeviceptr)(uintptr_t)address;

@@ -13,7 +13,7 @@
 #include "runtime/files.h"
 
 static const char kind[] = "product"; /* of a choice */
-enum { CANDIDATES = 8, ROUNDS = 4, WIDEST_ALIGNMENT = 256, EPILOGUE_ALIGNMENT = 16 };
+enum { CANDIDATES = 8, WIDEST_ALIGNMENT = 256, EPILOGUE_ALIGNMENT = 16 };
 static const double hopeless = 1.5; /* times the fastest: not timed again */
 
 typedef struct Product {
@@ -33,8 +33,7 @@ static struct {
   char *workspace;
   const char *library;
   Product *products;
-  int product_count, product_capacity;
-  CUevent start, end;
+  int product_count;
 } all;
 
 /* Its kernels are loaded as they are used, for which the GPU may have no memory left: then these two. */
@@ -60,8 +59,6 @@ void product_open(const CudaGpu *gpu, char *workspace) {
   all.library = string_format("cuBLASLt %zu.%zu.%zu", version / 10000, version / 100 % 100, version % 100);
   all.gpu = gpu;
   all.workspace = workspace;
-  cuda_check(cuda.cuEventCreate(&all.start, CU_EVENT_DEFAULT), "the making of an event");
-  cuda_check(cuda.cuEventCreate(&all.end, CU_EVENT_DEFAULT), "the making of an event");
 }
 
 void product_close(void) {
@@ -81,17 +78,6 @@ const char *product_library(void) {
 }
 
 /* ---------------------------------------------------------------- choices */
-
-static void *grow(void *array, int count, int *capacity, size_t size) {
-  if (count < *capacity)
-    return array;
-  *capacity = 2 * count + 16;
-  void *larger = runtime_allocate((size_t)*capacity, size);
-  if (count)
-    memcpy(larger, array, (size_t)count * size);
-  free(array);
-  return larger;
-}
 
 static char *algorithm_text(const cublasLtMatmulAlgo_t *algorithm) {
   char *text = runtime_allocate(1, 16 * 8 + 1);
@@ -235,7 +221,7 @@ static Product *find(const StepGemm *step, const ProductAddresses *addresses) {
       free(shape);
       return &all.products[i];
     }
-  all.products = grow(all.products, all.product_count, &all.product_capacity, sizeof *all.products);
+  all.products = runtime_grow(all.products, all.product_count, sizeof *all.products);
   Product *product = &all.products[all.product_count++];
   *product = (Product){.shape = shape};
   describe(product, step);
@@ -291,23 +277,16 @@ bool product_chosen(const StepGemm *step, const ProductAddresses *addresses) {
   return find(step, addresses)->choice != NULL;
 }
 
-/* Seconds of the fastest run; negative when the algorithm cannot run. `best`: of the algorithms before, or negative. */
-static double time_candidate(const Product *product, const StepGemm *step, const ProductAddresses *addresses,
-                             const cublasLtMatmulAlgo_t *algorithm, double best) {
-  double fastest = -1;
-  for (int round = 0; round < ROUNDS && !(best >= 0 && fastest > hopeless * best); round++) {
-    float milliseconds = 0;
-    cuda_check(cuda.cuEventRecord(all.start, all.gpu->stream), "an event");
-    if (multiply(product, step, addresses, algorithm) != CUBLAS_STATUS_SUCCESS)
-      return -1;
-    cuda_check(cuda.cuEventRecord(all.end, all.gpu->stream), "an event");
-    cuda_check(cuda.cuEventSynchronize(all.end), "a product being timed");
-    cuda_check(cuda.cuEventElapsedTime_v2(&milliseconds, all.start, all.end), "an event");
-    double seconds = 1e-3 * (double)milliseconds;
-    if (round > 0 && (fastest < 0 || seconds < fastest)) /* the first one warms up */
-      fastest = seconds;
-  }
-  return fastest;
+typedef struct Candidate {
+  const Product *product;
+  const StepGemm *step;
+  const ProductAddresses *addresses;
+  const cublasLtMatmulAlgo_t *algorithm;
+} Candidate;
+
+static bool run_candidate(void *context) {
+  const Candidate *c = context;
+  return multiply(c->product, c->step, c->addresses, c->algorithm) == CUBLAS_STATUS_SUCCESS;
 }
 
 void product_tune(const StepGemm *step, const ProductAddresses *addresses) {
@@ -317,7 +296,9 @@ void product_tune(const StepGemm *step, const ProductAddresses *addresses) {
     return;
   set_pointers(product, addresses);
   for (int i = 0; i < product->candidate_count; i++) {
-    double seconds = time_candidate(product, step, addresses, &product->candidates[i].algo, fastest);
+    Candidate candidate = {product, step, addresses, &product->candidates[i].algo};
+    double seconds = cuda_gpu_time(all.gpu, "a product being timed", run_candidate, &candidate,
+                                   fastest >= 0 ? hopeless * fastest : -1);
     if (seconds < 0 || (fastest >= 0 && seconds >= fastest))
       continue;
     fastest = seconds;
